@@ -16,14 +16,24 @@ class Refused(Exception):
         log line and the ``reason`` label of the metric.
     :param detail: one sentence for the person who reads the answer. Never says *why* a signature is wrong.
     :param headers: further response headers that the status calls for (``Retry-After``, ``WWW-Authenticate``, ...).
+    :param members: further members of the answer where the client asks for ``application/problem+json`` (RFC 9457
+        section 3.2), a ``type`` among them where the problem has a registered or published one.
     """
 
-    def __init__(self, status: int, reason: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(status, reason, detail)
         self.status = status
         self.reason = reason
         self.detail = detail
         self.headers: Mapping[str, str] = headers or {}
+        self.members: Mapping[str, object] = members or {}
 
     def __str__(self) -> str:
         return f"{self.status} {self.reason}: {self.detail}"

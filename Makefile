@@ -1,0 +1,67 @@
+# `make run` shows hmacfs at work; `make test` and `make lint` are what a change has to pass.
+
+VENV ?= .venv
+# Where the printed curl line sends its file; config.toml says where hmacfs listens.
+URL ?= http://127.0.0.1:8080
+# Which Python makes $(VENV): the newest one found that is new enough.
+PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3.10 python3,\
+	$(shell $(python) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+		&& command -v $(python))))
+
+.PHONY: help run test lint format dist clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make run     start hmacfs here, with a curl line to try it (Ctrl-C ends it)'
+	@echo 'make test    all tests, on the newest Twisted and on Debian'"'"'s'
+	@echo 'make lint    ruff, mypy, import-linter'
+	@echo 'make format  let ruff lay out the code'
+	@echo 'make dist    source archive and wheel, in dist/'
+	@echo 'make clean   remove everything that the others have made, except data/'
+
+run: $(VENV)/.installed data/secret
+	@echo 'Upload a file, and get it back:'
+	@$(VENV)/bin/hmacfs sign --config config.toml --base-url $(URL) --curl README.md README.md "$$(wc -c < README.md)"
+	@exec $(VENV)/bin/twistd -n --pidfile= hmacfs -c config.toml
+
+# TESTS="tests.web tests.e2e.test_curl" runs a part; REPORT=FILE keeps the last line.
+test: $(VENV)/.developing
+	@$(VENV)/bin/python -m tests.run $(if $(REPORT),--report $(REPORT)) $(TESTS)
+
+lint: $(VENV)/.developing
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.developing
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+dist: $(VENV)/.developing
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist .
+
+clean:
+	rm -rf $(VENV) .venv-debian build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
+
+data/secret:
+	@mkdir -p data
+	@umask 077 && head -c 32 /dev/urandom | od -A n -t x1 | tr -d ' \n' > $@
+
+$(VENV)/bin/python:
+	@test -n '$(PYTHON)' || { echo 'make: no Python 3.10 or newer with venv found; name one: make PYTHON=/path/to/python3' \
+		'(Debian: apt install python3-venv)' >&2; exit 1; }
+	@echo 'Making $(VENV) with $(PYTHON): once, half a minute.'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python setup.cfg pyproject.toml
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/bin/python setup.cfg pyproject.toml
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,120 @@
+"""``hmacfs``: the operator's command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+
+from hmacfs import __version__
+from hmacfs.access.issuing import SCHEMES, IssuedSlot, issue, random_directory
+from hmacfs.access.keys import Secret
+from hmacfs.config import Config, load
+from hmacfs.errors import Refused, StartError
+from hmacfs.storage.names import SlotPath
+from hmacfs.storage.types import guess_type
+
+DEFAULT_CONFIG = "/etc/hmacfs/config.toml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit status: 0, or 1 with a sentence on standard error."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.run(options))
+    except (StartError, ValueError) as error:
+        print(error, file=sys.stderr)
+    except Refused as refused:
+        print(f"{refused.reason}: {refused.detail}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hmacfs", description="The file server for XMPP HTTP File Upload.")
+    parser.add_argument("--version", action="version", version=f"hmacfs {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-c", "--config", default=DEFAULT_CONFIG, help="the configuration file (%(default)s)")
+    common.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    check = commands.add_parser("check-config", parents=[common], help="check the configuration, and start nothing")
+    check.set_defaults(run=_check_config)
+
+    sign = commands.add_parser(
+        "sign",
+        parents=[common],
+        help="print a slot, as the XMPP server would issue it",
+        description="Print the signed URL to PUT a file to, and the URL to GET it from.",
+    )
+    sign.add_argument("name", metavar="NAME", help="of the file; DIRECTORY/NAME to choose the random part as well")
+    sign.add_argument("size", metavar="SIZE", type=_size, help="of the file, in bytes")
+    sign.add_argument("--type", help="content type (guessed by the name)")
+    sign.add_argument("--scheme", choices=SCHEMES, default="v", help="kind of signature (%(default)s)")
+    sign.add_argument("--base-url", default="http://127.0.0.1:8080", help="of the server, without UploadSubDir")
+    sign.add_argument("--curl", metavar="FILE", help="print a curl command that uploads FILE")
+    sign.set_defaults(run=_sign)
+    return parser
+
+
+def _size(text: str) -> int:
+    size = int(text)
+    if size < 0:
+        raise ValueError(text)
+    return size
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    try:
+        config = load(options.config)
+    except StartError as error:
+        if not options.json:
+            raise
+        print(json.dumps({"valid": False, "faults": str(error).splitlines()[:-1]}))
+        return 1
+    if options.json:
+        print(json.dumps({"valid": True, "warnings": [*config.warnings], "inactive": [*config.inactive]}))
+        return 0
+    for line in (*config.warnings, *config.inactive):
+        print(line)
+    print(f"{options.config}: fine. The secret's fingerprint is {Secret(config.secret).fingerprint}.")
+    return 0
+
+
+def _sign(options: argparse.Namespace) -> int:
+    config = load(options.config)
+    name = options.name if "/" in options.name else f"{random_directory()}/{options.name}"
+    path = SlotPath.from_encoded(name.encode("utf-8", "surrogateescape"))
+    content_type = options.type if options.type is not None else guess_type(path.name)
+    slot = issue(
+        Secret(config.secret),
+        _base_url(config, options.base_url),
+        path,
+        options.size,
+        content_type,
+        options.scheme,
+        time.time(),
+    )
+    print(_shown(slot, content_type, options))
+    return 0
+
+
+def _base_url(config: Config, server: str) -> str:
+    return "/".join([server.rstrip("/"), *config.upload_sub_dir])
+
+
+def _shown(slot: IssuedSlot, content_type: str, options: argparse.Namespace) -> str:
+    if options.json:
+        return json.dumps({"put": slot.put, "get": slot.get, "headers": dict(slot.headers), "type": content_type})
+    headers = {**slot.headers, "Content-Type": content_type}
+    if options.curl is not None:
+        words = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
+        return f"  {shlex.join(['curl', '-T', options.curl, *words, slot.put])}\n  {slot.get}"
+    lines = [f"PUT {slot.put}", *(f"{name}: {value}" for name, value in headers.items()), f"GET {slot.get}"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What Prometheus is told. No label has a path, an address or a JID in it, and every label has few values."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+import twisted
+from hmacfs import __version__
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+_PREFIX: Final = "hmac_file_server_"
+
+_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
+
+#: Seconds: from a thumbnail on a LAN to a film on a phone.
+_DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+class Metrics:
+    """All metrics of one process, each an attribute named as it is exposed, without the prefix and the unit's suffixes.
+
+    :param registry: where they live; an own one, so that two of these don't meet.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self._registry = registry or CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+
+        self.goroutines = self._gauge(
+            "goroutines",
+            "Units of work in flight: requests, threads of the pool that are busy, sweeps that are running.",
+        )
+        self.upload_duration = self._histogram(
+            "upload_duration_seconds", "Time from the first byte of a request to the 201 of its stored file."
+        )
+        self.upload_errors = self._counter("upload_errors", "Uploads that were not stored, by reason.", "reason")
+        self.uploads = self._counter("uploads", "Files stored.")
+        self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are being received.")
+        self.downloads = self._counter("downloads", "Files sent, by kind: whole, part or unchanged (304).", "kind")
+        self.download_errors = self._counter("download_errors", "GETs that ended without a file, by reason.", "reason")
+        self.received_bytes = self._counter("received_bytes", "Bytes of request bodies received.")
+        self.sent_bytes = self._counter("sent_bytes", "Bytes of response bodies sent.")
+        self.requests = self._counter("requests", "Requests, by method and status.", "method", "status")
+        self.malformed_requests = self._counter(
+            "malformed_requests",
+            "Requests that were no HTTP, or too dangerous to be read as such, by reason.",
+            "reason",
+        )
+
+        self.stored_files = self._gauge("stored_files", "Files in the store.")
+        self.stored_bytes = self._gauge("stored_bytes", "Bytes in the store.")
+        self.disk_free_bytes = self._gauge("disk_free_bytes", "Bytes free for us on the store's file system.")
+        self.disk_size_bytes = self._gauge("disk_size_bytes", "Size of the store's file system in bytes.")
+
+        self.uploads_resumed = self._counter("uploads_resumed", "Requests that went on with an interrupted upload.")
+        self.resumed_bytes_saved = self._counter(
+            "resumed_bytes_saved", "Bytes that resuming spared clients to send again."
+        )
+        self.sessions_active = self._gauge("sessions_active", "Unfinished uploads that can be resumed.")
+        self.sessions_expired = self._counter(
+            "sessions_expired", "Unfinished uploads that were removed after SessionTTL."
+        )
+        self.sessions_lost = self._counter("sessions_lost", "Unfinished uploads whose bytes had vanished.")
+        self.redis_up = self._gauge("redis_up", "Whether Redis answers; 0 as well where none is configured.")
+        self.redis_round_trip_seconds = self._gauge("redis_round_trip_seconds", "How long Redis' last answer took.")
+        self.retries = self._counter(
+            "retries", "Steps tried again because they had failed on our side, by step.", "step"
+        )
+
+        self._gauge("build_info", "1, labelled with versions.", "version", "python", "twisted").labels(
+            __version__, platform.python_version(), twisted.__version__
+        ).set(1)
+
+    def count_request(self, method: str, status: int) -> None:
+        """One request is over. Methods that nobody knows are one method."""
+        self.requests.labels(method if method in _METHODS else "other", str(status)).inc()
+
+    def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """Ask *value* for what *gauge* is to show, at each scrape. An :class:`OSError` leaves it as it was."""
+        self._watched.append((gauge, value))
+
+    def expose(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        for gauge, value in self._watched:
+            try:
+                gauge.set(value())
+            except OSError:
+                continue
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(_PREFIX + name, help_text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(_PREFIX + name, help_text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, help_text: str) -> Histogram:
+        return Histogram(_PREFIX + name, help_text, registry=self._registry, buckets=_DURATIONS)

@@ -1,0 +1,97 @@
+"""The kernel calls by which storage leaves something behind, in one object, so that a test can stand in between.
+
+Opening and reading files isn't here: it needs no substitute and is on the way of every download.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import Final
+
+#: What link(2) says where it isn't to be had: EPERM on FAT and exFAT, EMLINK where one name is the limit, the others on
+#: network and FUSE file systems.
+_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+
+_RENAME_NOREPLACE: Final = 1
+
+
+class Disk:
+    """Each method is one system call, and raises :class:`OSError`. Those named sync wait for the device."""
+
+    def write(self, fd: int, data: memoryview, offset: int) -> int:
+        """Write to the page cache, and say how many bytes went."""
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        os.ftruncate(fd, size_bytes)
+
+    def sync(self, fd: int) -> None:
+        """Make a file with its attributes, or the entries of a directory, survive a power loss."""
+        os.fsync(fd)
+
+    def sync_data(self, fd: int) -> None:
+        """Make a file's bytes and size survive a power loss, and not necessarily its attributes."""
+        os.fdatasync(fd)
+
+    def set_mode(self, fd: int, mode: int) -> None:
+        os.fchmod(fd, mode)
+
+    def set_attribute(self, fd: int, name: str, value: bytes) -> None:
+        os.setxattr(fd, name, value)
+
+    def get_attribute(self, fd: int, name: str) -> bytes:
+        return os.getxattr(fd, name)
+
+    def remove_attribute(self, fd: int, name: str) -> None:
+        os.removexattr(fd, name)
+
+    def create(self, name: bytes, directory_fd: int, flags: int) -> int:
+        """Open a file that isn't there yet, or is empty for its new writer: 0600 until somebody says otherwise."""
+        return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
+
+    def unlink(self, name: bytes, directory_fd: int) -> None:
+        os.unlink(name, dir_fd=directory_fd)
+
+    def make_directory(self, name: bytes, directory_fd: int, mode: int) -> None:
+        os.mkdir(name, mode, dir_fd=directory_fd)
+
+    def remove_directory(self, name: bytes, directory_fd: int) -> None:
+        """Remove a directory if it is empty."""
+        os.rmdir(name, dir_fd=directory_fd)
+
+    def link(self, name: bytes, from_fd: int, new_name: bytes, to_fd: int) -> None:
+        os.link(name, new_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+
+    def rename_new(self, name: bytes, from_fd: int, new_name: bytes, to_fd: int) -> None:
+        """Rename, unless the new name is taken: renameat2(2) with RENAME_NOREPLACE.
+
+        :raises OSError: ENOSYS where libc has no such call (glibc has since 2.28).
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        renameat2 = getattr(libc, "renameat2", None)
+        if renameat2 is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+        if renameat2(from_fd, name, to_fd, new_name, _RENAME_NOREPLACE) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), new_name)
+
+
+def move_new(disk: Disk, name: bytes, from_fd: int, new_name: bytes, to_fd: int) -> None:
+    """Give a file a new name that nobody has, atomically. The old one may remain, as a second name of the same file.
+
+    By hard link, which every POSIX file system has; by renameat2 where there are none.
+
+    :raises FileExistsError: when the new name is taken.
+    :raises OSError: the rename's error where neither can be had.
+    """
+    try:
+        disk.link(name, from_fd, new_name, to_fd)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+    else:
+        return
+    disk.rename_new(name, from_fd, new_name, to_fd)

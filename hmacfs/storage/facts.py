@@ -1,0 +1,106 @@
+"""What is known of a stored file beside its bytes, and the form in which it travels with them.
+
+The facts are one extended attribute, so that a download needs a single call for all of them, and so that they become
+durable with the bytes, by one fsync. An operator reads them with::
+
+    $ getfattr --only-values -n user.hmacfs.facts data/6f95dd3c-d84d-4ec3-9bfc-efc2794c9163/photo.jpg
+    {"v":1,"type":"image/jpeg","sha256":"2c26b46b…","owner":"alice@example.org","uploaded":1796310000.5}
+
+Copying the tree with ``cp -a``, ``rsync -aX`` or ``tar --xattrs`` keeps them. Where the file system has no such
+attributes the same text stands in a sidecar, see :mod:`hmacfs.storage.sidecars`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final
+
+from attrs import frozen
+
+from hmacfs.storage.types import guess_type
+
+ATTRIBUTE: Final = "user.hmacfs.facts"
+
+_VERSION: Final = 1
+
+
+@frozen
+class Facts:
+    """What is known of a stored file beside its bytes.
+
+    :ivar content_type: as signed, or as sent where the signature doesn't cover it.
+    :ivar sha256: of the bytes; ``None`` if they were not hashed.
+    :ivar owner: bare JID of the uploader, where the signature names one.
+    :ivar expires: when the file must be gone, in seconds since the epoch.
+    :ivar uploaded: when it was published, in seconds since the epoch.
+    """
+
+    content_type: str
+    sha256: bytes | None
+    owner: str | None
+    expires: float | None
+    uploaded: float
+
+    @classmethod
+    def guessed(cls, name: bytes, mtime: float) -> Facts:
+        """The facts of a file that has none, because another server stored it.
+
+        :param name: the last segment of its path.
+        :param mtime: in seconds since the epoch.
+        """
+        return cls(content_type=guess_type(name), sha256=None, owner=None, expires=None, uploaded=mtime)
+
+    def encode(self) -> bytes:
+        """As compact JSON in ASCII, which getfattr shows as it is. What is ``None`` is left out."""
+        fields = {
+            "v": _VERSION,
+            "type": self.content_type,
+            "sha256": None if self.sha256 is None else self.sha256.hex(),
+            "owner": self.owner,
+            "expires": self.expires,
+            "uploaded": self.uploaded,
+        }
+        present = {key: value for key, value in fields.items() if value is not None}
+        return json.dumps(present, separators=(",", ":")).encode("ascii")
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> Facts | None:
+        """The reverse of :meth:`encode`; ``None`` for whatever it didn't make."""
+        try:
+            return cls._from_fields(json.loads(encoded))
+        # A deep nest of brackets ends in RecursionError, a number with 400 digits in OverflowError.
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            return None
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> Facts:
+        if fields["v"] != _VERSION:
+            raise ValueError(f"version {fields['v']}")
+        sha256, owner, expires = fields.get("sha256"), fields.get("owner"), fields.get("expires")
+        return cls(
+            content_type=_text(fields["type"]),
+            sha256=None if sha256 is None else _digest(sha256),
+            owner=None if owner is None else _text(owner),
+            expires=None if expires is None else _time(expires),
+            uploaded=_time(fields["uploaded"]),
+        )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    return value
+
+
+def _digest(value: Any) -> bytes:
+    digest = bytes.fromhex(value)
+    if len(digest) != 32:
+        raise ValueError("no SHA-256")
+    return digest
+
+
+def _time(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError("no time")
+    return float(value)

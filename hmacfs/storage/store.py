@@ -1,0 +1,420 @@
+"""The store: files at rest below ``StoreDir``, and how they get there.
+
+::
+
+    <StoreDir>/<path>               the files, as their URLs name them
+    <StoreDir>/.hmacfs/parts/       what has arrived of unfinished uploads
+    <StoreDir>/.hmacfs/meta/        facts, where the file system has no extended attributes
+
+A file appears under its own name at once and whole, with its facts, and never in place of another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from io import FileIO
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from hmacfs.errors import StartError
+from hmacfs.storage.attributes import attach, attached
+from hmacfs.storage.disk import Disk, move_new
+from hmacfs.storage.facts import ATTRIBUTE as FACTS_ATTRIBUTE
+from hmacfs.storage.facts import Facts
+from hmacfs.storage.names import OWN_DIRECTORY, SlotPath
+from hmacfs.storage.parts import Part, Parts, Swept
+from hmacfs.storage.sidecars import Sidecars
+from hmacfs.storage.tree import BAD_NAME, DIRECTORY_MODE, IN_THE_WAY, Branch, PathConflict, Tree, Usage, readable
+
+#: Of published files, whatever the umask: the group is for a web server that reads the tree.
+FILE_MODE: Final = 0o640
+
+#: How often directories may be pruned under a file that is just being published.
+PUBLISH_TRIES: Final = 16
+
+_PARTS: Final = b"parts"
+_OWN_MODE: Final = 0o700
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: a FIFO would be waited on for a writer.
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+#: What open says where there is no file to be served: nothing, something else, a socket, a name that can't be.
+_NO_FILE: Final = frozenset({errno.ENOENT, errno.ENXIO}) | IN_THE_WAY | BAD_NAME
+
+
+class AlreadyStored(Exception):
+    """There is a file of this path already. It was left alone."""
+
+    def __init__(self, path: SlotPath) -> None:
+        super().__init__(path.url)
+        self.path = path
+
+
+@frozen
+class StoredFile:
+    """A published file, as it was when it was opened or published.
+
+    :ivar size: in bytes.
+    :ivar mtime_ns: of its last change, in nanoseconds since the epoch.
+    :ivar inode: its number; with the size and the time it tells two files of one path apart.
+    """
+
+    size: int
+    mtime_ns: int
+    inode: int
+    facts: Facts
+
+
+@frozen
+class OpenFile(StoredFile):
+    """A published file, open for reading. Whoever has it closes it; it stays readable when its name is removed.
+
+    :ivar handle: unbuffered. Reading it moves a position that all users of it share: use ``os.pread`` or sendfile on
+        :attr:`fd`.
+    """
+
+    handle: FileIO
+
+    @property
+    def fd(self) -> int:
+        """:raises ValueError: once closed."""
+        return self.handle.fileno()
+
+    def close(self) -> None:
+        """May be called again."""
+        self.handle.close()
+
+
+class Store:
+    """The files below one directory, which is held open.
+
+    The methods say where they may be called: *on the reactor* if they take microseconds from the kernel's caches, *in a
+    thread* if they wait for the device or walk directories. All may run in several threads at once, for different
+    parts, and several processes may share one store. All raise :class:`OSError` when the disk does (EIO, ENOSPC,
+    EACCES, ...).
+
+    :ivar root: as it was given, for messages.
+    :ivar has_attributes: whether facts are kept in the files themselves, or in sidecars, as it looked at start.
+    """
+
+    def __init__(self, root: Path, root_fd: int, own_fd: int, parts_fd: int, disk: Disk) -> None:
+        self.root = root
+        self.has_attributes = True
+        self._disk = disk
+        self._root_fd = root_fd
+        self._own_fd = own_fd
+        self._parts_fd = parts_fd
+        self._tree = Tree(disk, root_fd, os.fstat(own_fd))
+        self._parts = Parts(disk, parts_fd)
+        self._sidecars = Sidecars(disk, own_fd)
+
+    @property
+    def own_directory(self) -> Path:
+        """``.hmacfs``, for the databases of others."""
+        return self.root / os.fsdecode(OWN_DIRECTORY)
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str], disk: Disk | None = None) -> Store:
+        """Open a store, and make it if there is none: before the reactor runs.
+
+        Tries out all that storing a file needs. A full disk is no reason not to start: files can still be served.
+
+        :param root: ``StoreDir``. May be a symbolic link.
+        :raises StartError: when it can't be used.
+        """
+        disk = disk or Disk()
+        path = Path(root)
+        with contextlib.ExitStack() as opened, _start_errors(path):
+            root_fd = _open_root(path, disk)
+            opened.callback(os.close, root_fd)
+            own_fd = _open_own(disk, OWN_DIRECTORY, root_fd)
+            opened.callback(os.close, own_fd)
+            parts_fd = _open_own(disk, _PARTS, own_fd)
+            opened.callback(os.close, parts_fd)
+            store = cls(path, root_fd, own_fd, parts_fd, disk)
+            store._probe_tolerantly()
+            opened.pop_all()
+        return store
+
+    def close(self) -> None:
+        """Let go of the directories. Parts and files that are open stay so, but can't be published any more."""
+        for fd in (self._parts_fd, self._own_fd, self._root_fd):
+            os.close(fd)
+
+    def begin(self, name: str) -> Part:
+        """Begin a part file, mode 0600. On the reactor: a journal makes it take up to a millisecond, no fsync is in it.
+
+        It isn't allocated in advance: then its size would say nothing of what has arrived, which resuming relies on,
+        and on file systems without extents libc allocates by writing every block.
+        :class:`~hmacfs.storage.space.Reservations` see to the room.
+
+        :param name: new in the store: letters, digits, ``.``, ``_`` and ``-``.
+        :raises FileExistsError: when there is such a part.
+        """
+        return self._parts.begin(name)
+
+    def reopen(self, name: str) -> Part:
+        """Take up a part that was left. On the reactor.
+
+        Its ``durable_size`` is 0 until it has been synced: who knows better cuts it back to that.
+
+        :raises FileNotFoundError: when it is gone, or published.
+        :raises PartBusy: when somebody, here or in another process, has it open.
+        """
+        return self._parts.reopen(name)
+
+    def part_note(self, name: str) -> bytes | None:
+        """What is kept with a part (:meth:`Part.set_note`), whoever holds it. On the reactor.
+
+        :return: ``None`` where there is no note, or no part.
+        """
+        return self._parts.note(name)
+
+    def has_part(self, name: str) -> bool:
+        """Whether there is such a part, whoever holds it. On the reactor."""
+        return self._parts.has(name)
+
+    def publish(self, part: Part, path: SlotPath, facts: Facts, mode: int = FILE_MODE) -> StoredFile:
+        """Give a part its final name. In a thread.
+
+        When it returns, the file, its facts and every directory above it survive a power loss, and the part is closed.
+        When it raises, the part stays open: try again, or discard it. After an error of the last sync the file can be
+        visible nevertheless, whole and with its facts; the next try finds that it is the same and goes on.
+
+        :param mode: of the file, whatever the umask.
+        :raises AlreadyStored: when there is another file of that path.
+        :raises PathConflict: when there is something else.
+        :raises Refused: 400 when the file system can't have such a name.
+        """
+        encoded = facts.encode()
+        # It says how to go on with the upload, which is nobody's business who gets at the file.
+        part.drop_note()
+        self._disk.set_mode(part.fd, mode)
+        in_file = attach(self._disk, part.fd, FACTS_ATTRIBUTE, encoded)
+        part.sync_all()
+        status = os.fstat(part.fd)
+        if not in_file:
+            self._sidecars.write(path, status, encoded)
+        try:
+            self._place(part, path, status)
+        except BaseException:
+            if not in_file and not self._may_be_visible(path, status):
+                self._sidecars.remove(path, status)
+            raise
+        # What is stored is stored: the second name, if it stays, goes with the next sweep.
+        with contextlib.suppress(OSError):
+            part.discard()
+        return StoredFile(status.st_size, status.st_mtime_ns, status.st_ino, facts)
+
+    def _place(self, part: Part, path: SlotPath, status: os.stat_result) -> None:
+        for _ in range(PUBLISH_TRIES - 1):
+            # A sweep prunes empty directories, maybe the very one that we are about to put the file in.
+            with contextlib.suppress(FileNotFoundError):
+                return self._place_once(part, path, status)
+        return self._place_once(part, path, status)
+
+    def _place_once(self, part: Part, path: SlotPath, status: os.stat_result) -> None:
+        with self._tree.grow(path) as branch:
+            self._link(part, path, status, branch)
+            branch.sync()
+
+    def _link(self, part: Part, path: SlotPath, status: os.stat_result, branch: Branch) -> None:
+        try:
+            with readable(path):
+                move_new(self._disk, os.fsencode(part.name), self._parts_fd, path.name, branch.leaf_fd)
+        except (FileExistsError, FileNotFoundError):
+            # ENOENT: the directory is pruned, or an earlier try has renamed the part and failed after that.
+            there = os.stat(path.name, dir_fd=branch.leaf_fd, follow_symlinks=False)
+            if not stat.S_ISREG(there.st_mode):
+                raise PathConflict(path) from None
+            if not os.path.samestat(there, status):
+                raise AlreadyStored(path) from None
+
+    def _may_be_visible(self, path: SlotPath, status: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(self._tree.reach(path, _stat_last), status)
+        except OSError as error:
+            return error.errno not in _NO_FILE
+
+    def open_file(self, path: SlotPath) -> OpenFile | None:
+        """Open a stored file. On the reactor.
+
+        :return: ``None`` where there is no regular file, or where a symbolic link is anywhere on the way.
+        """
+        try:
+            fd = self._tree.reach(path, _open_last)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise
+        found = None
+        try:
+            found = self._look_at(fd, path)
+        finally:
+            if found is None:
+                os.close(fd)
+        return found
+
+    def _look_at(self, fd: int, path: SlotPath) -> OpenFile | None:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        facts = self._facts(fd, path, status)
+        return OpenFile(status.st_size, status.st_mtime_ns, status.st_ino, facts, FileIO(fd))
+
+    def _facts(self, fd: int, path: SlotPath, status: os.stat_result) -> Facts:
+        """A file's facts; guessed if there are none, or none that can be read."""
+        encoded = attached(self._disk, fd, FACTS_ATTRIBUTE)
+        if encoded is None:
+            encoded = self._sidecars.read(path, status)
+        facts = None if encoded is None else Facts.decode(encoded)
+        return facts or Facts.guessed(path.name, status.st_mtime)
+
+    def check_free(self, path: SlotPath) -> None:
+        """Find out, before a body is asked for, whether it could be published under *path*. On the reactor.
+
+        :raises AlreadyStored: when there is a file.
+        :raises PathConflict: when something else is in the way.
+        :raises Refused: 400 when the file system can't have such a name.
+        """
+        try:
+            with readable(path):
+                mode = self._tree.reach(path, _stat_last).st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISREG(mode):
+            raise AlreadyStored(path)
+        raise PathConflict(path)
+
+    def settle(self, path: SlotPath) -> bool:
+        """Make sure of a file that is visible, but that another writer may still be syncing. In a thread.
+
+        For the answer to a second, identical upload: its 201 must mean as much as the first one's.
+
+        :return: whether there is such a file.
+        """
+        found = self.open_file(path)
+        if found is None:
+            return False
+        try:
+            self._disk.sync(found.fd)
+            with self._tree.grow(path) as branch:
+                branch.sync()
+                # Nothing, unless the file was deleted just now.
+                branch.prune()
+        finally:
+            found.close()
+        return True
+
+    def usage(self) -> Usage:
+        """Count the stored files, without parts and all that is ours. In a thread."""
+        return self._tree.usage()
+
+    def free_bytes(self) -> int:
+        """What is free on the file system for those who aren't root. On the reactor, but not for every request."""
+        status = os.fstatvfs(self._root_fd)
+        return status.f_bavail * status.f_frsize
+
+    def total_bytes(self) -> int:
+        """The size of the file system. On the reactor, but not for every request."""
+        status = os.fstatvfs(self._root_fd)
+        return status.f_blocks * status.f_frsize
+
+    def sweep_parts(self, older_than_s: float, now: float, keep: Callable[[str], bool] = lambda _name: False) -> Swept:
+        """Remove parts that nobody holds. In a thread, or at start.
+
+        :param older_than_s: spares those that were written to since so many seconds.
+        :param now: in seconds since the epoch.
+        :param keep: called in the same thread with a part's name; true spares it.
+        """
+        return self._parts.sweep(older_than_s, now, keep)
+
+    def probe(self) -> None:
+        """Store a few bytes, as an upload does, and see whether the file system goes along. In a thread, or at start."""
+        part = self.begin(f"probe-{secrets.token_hex(8)}")
+        try:
+            self._probe_with(part)
+        finally:
+            part.discard()
+
+    def _probe_tolerantly(self) -> None:
+        try:
+            self.probe()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+
+    def _probe_with(self, part: Part) -> None:
+        self.has_attributes = attach(self._disk, part.fd, FACTS_ATTRIBUTE, b"{}")
+        part.write(b"probe")
+        part.sync()
+        published = os.fsencode(part.name) + b"-published"
+        move_new(self._disk, os.fsencode(part.name), self._parts_fd, published, self._parts_fd)
+        self._disk.unlink(published, self._parts_fd)
+
+
+def _open_last(name: bytes, directory_fd: int) -> int:
+    return os.open(name, _FILE, dir_fd=directory_fd)
+
+
+def _stat_last(name: bytes, directory_fd: int) -> os.stat_result:
+    return os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+
+
+def _open_root(path: Path, disk: Disk) -> int:
+    try:
+        return os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        parent_fd = _open_root(path.absolute().parent, disk)
+    try:
+        with contextlib.suppress(FileExistsError):
+            disk.make_directory(os.fsencode(path.absolute().name), parent_fd, DIRECTORY_MODE)
+        fd = os.open(path, _DIRECTORY)
+        disk.set_mode(fd, DIRECTORY_MODE)
+        disk.sync(parent_fd)
+        return fd
+    finally:
+        os.close(parent_fd)
+
+
+def _open_own(disk: Disk, name: bytes, parent_fd: int) -> int:
+    """Open one of our own directories, and make it if it isn't there."""
+    with contextlib.suppress(FileExistsError):
+        disk.make_directory(name, parent_fd, _OWN_MODE)
+    fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+    try:
+        disk.set_mode(fd, _OWN_MODE)
+        disk.sync(parent_fd)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextlib.contextmanager
+def _start_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"StoreDir {path}: {_advice(error)}") from error
+
+
+def _advice(error: OSError) -> str:
+    what = error.strerror or str(error)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{what}. It must belong to the user that hmacfs runs as, and be writable."
+    if error.errno in IN_THE_WAY:
+        return f"{what}. It, and .hmacfs in it, must be directories."
+    if error.errno == errno.EROFS:
+        return f"{what}. It is where uploads are written; mount it read-write."
+    if error.errno in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+        return f"{what}. Its file system lacks something that storing a file safely needs: use another one."
+    return f"{what}."

@@ -1,0 +1,45 @@
+"""``twistd hmacfs``: the options, and the way from them to the service. The only module that takes the global reactor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from hmacfs.config import Config, load
+from hmacfs.errors import StartError
+
+
+class Options(usage.Options):
+    """Of ``twistd hmacfs``."""
+
+    synopsis = "[options]"
+    longdesc = "The file server for XMPP HTTP File Upload (XEP-0363)."
+    optParameters = [["config", "c", "/etc/hmacfs/config.toml", "The configuration file."]]  # noqa: RUF012
+
+    config: Config
+
+    def postOptions(self) -> None:
+        """Read the configuration.
+
+        :raises SystemExit: with what is wrong in it, a line each. Not UsageError: Twisted before 25 ends with status 0
+            then, which systemd takes for success.
+        """
+        try:
+            self.config = load(self["config"])
+        except StartError as error:
+            raise SystemExit(f"{error}") from None
+
+
+def makeService(options: Options) -> IService:
+    """What twistd calls."""
+    from twisted.internet import reactor
+
+    from hmacfs.service import HmacfsService
+
+    typed: Any = reactor
+    try:
+        return HmacfsService(options.config, typed)
+    except StartError as error:
+        raise SystemExit(f"hmacfs: {error}") from None

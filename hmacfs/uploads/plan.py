@@ -1,0 +1,65 @@
+"""Where in the file a body belongs: the rows of the contract in ``docs/protocol.md``, as a pure function."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from hmacfs.errors import Refused
+from hmacfs.uploads.request import UploadRequest
+
+MISMATCHING_OFFSET = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset"
+
+
+@frozen
+class Plan:
+    """What is to be done with a body.
+
+    :ivar start: offset of its first byte.
+    :ivar end: offset after its last byte.
+    :ivar restarts: whether bytes that differ from those that are there take their place (the whole body, sent again), or
+        are the client's error (a part of it).
+    """
+
+    start: int
+    end: int
+    restarts: bool
+
+    @property
+    def size(self) -> int:
+        """Of the body, in bytes."""
+        return self.end - self.start
+
+
+def plan(asked: UploadRequest, total: int, offset: int) -> Plan:
+    """Place a body.
+
+    :param total: of the whole file, in bytes.
+    :param offset: how many bytes of it are here.
+    :raises Refused: 400 where the request contradicts the slot; 409, with the offset, where it leaves a gap or can't be
+        placed.
+    """
+    if asked.part is not None:
+        return _part(asked, total, offset)
+    if asked.length is None or asked.length == total:
+        return Plan(0, total, restarts=True)
+    # What the first servers with session tokens took: the rest, without a word about where it belongs.
+    if asked.token is not None and offset and asked.length == total - offset:
+        return Plan(offset, total, restarts=False)
+    raise _mismatch(offset, f"A body of {asked.length} bytes is neither the whole file nor the rest of it.")
+
+
+def _part(asked: UploadRequest, total: int, offset: int) -> Plan:
+    part = asked.part
+    assert part is not None
+    if part.total != total:
+        raise Refused(400, "bad-range", f"The slot is for a file of {total} bytes, not of {part.total}.")
+    if part.start > offset:
+        raise _mismatch(offset, f"The upload is at byte {offset}, the body begins at byte {part.start}.", part.start)
+    return Plan(part.start, part.end, restarts=False)
+
+
+def _mismatch(offset: int, detail: str, provided: int | None = None) -> Refused:
+    members: dict[str, object] = {"type": MISMATCHING_OFFSET, "expected-offset": offset}
+    if provided is not None:
+        members["provided-offset"] = provided
+    return Refused(409, "offset-mismatch", detail, {"Upload-Offset": str(offset), "Upload-Complete": "?0"}, members)

@@ -1,0 +1,77 @@
+"""Steps that are worth a second try."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from hmacfs.errors import Refused
+
+T = TypeVar("T")
+
+#: What may pass by itself: a flaky disk or network file system, a quota that is being raised.
+_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EDQUOT, errno.ETIMEDOUT, errno.EINTR})
+
+#: What the client is told after the last try, in seconds.
+RETRY_AFTER_S = 30
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether *error* is worth another try."""
+    return error.errno in _PASSING
+
+
+def unavailable(detail: str, retry_after_s: int = RETRY_AFTER_S) -> Refused:
+    """Something on our side fails for now: 503, and when to come back."""
+    return Refused(503, "unavailable", detail, {"Retry-After": str(retry_after_s)})
+
+
+@frozen
+class Retries:
+    """How often, and how far apart, a step that fails on our side is tried again while the client waits.
+
+    :ivar limit: tries after the first one (``MaxRetries``).
+    :ivar delay_s: between two tries, in seconds (``RetryDelay``).
+    :ivar clock: for the delays.
+    :ivar retried: called with the step's name at each new try, for the metric.
+    """
+
+    limit: int
+    delay_s: float
+    clock: IReactorTime
+    retried: Callable[[str], None]
+
+    _log = Logger()
+
+    async def run(self, step: str, function: Callable[[], Awaitable[T]]) -> T:
+        """Await ``function()``, again and again while it fails for a reason that may pass.
+
+        Not for fsync: after a failed one the kernel has forgotten which pages are dirty, so a second one succeeds
+        without having written them (https://lwn.net/Articles/752063/).
+
+        :raises Refused: 503 when the last try failed.
+        :raises OSError: at once, when the reason won't pass.
+        """
+        for attempt in range(self.limit + 1):
+            try:
+                return await function()
+            except OSError as error:
+                if not may_pass(error):
+                    raise
+                self._log.warn(
+                    "{step} failed, try {attempt} of {tries}: {error}",
+                    step=step,
+                    attempt=attempt + 1,
+                    tries=self.limit + 1,
+                    error=error,
+                )
+            if attempt < self.limit:
+                self.retried(step)
+                await deferLater(self.clock, self.delay_s, lambda: None)
+        raise unavailable("The storage doesn't answer.")

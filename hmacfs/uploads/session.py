@@ -1,0 +1,173 @@
+"""One request's hold on an unfinished upload: its part file, what the store knows of it, and the lease.
+
+A short upload never troubles the state store: it is recorded at its first checkpoint, which is after
+:data:`~hmacfs.uploads.upload.CHECKPOINT_S` or when its connection breaks. Until then the lock on its part file is all the
+protection it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import evolve
+from twisted.logger import Logger
+
+from hmacfs.net.threads import Threads
+from hmacfs.storage.parts import Part
+from hmacfs.uploads.note import write_note
+from hmacfs.uploads.state import (
+    Fenced,
+    Holder,
+    IUploadState,
+    Lease,
+    NewUpload,
+    StateUnavailable,
+    UnknownUpload,
+)
+
+
+class Superseded(Exception):
+    """Somebody newer has the upload: this request must not write another byte of it."""
+
+
+class Session:
+    """See the module. To be used on the reactor's thread alone, but for :meth:`restart_at`.
+
+    :param part: open and locked; the session closes it.
+    :param upload: what is known of the upload, with its durable offset.
+    :param lease: if it has been taken already.
+    :param let_go: called when somebody on another host wants the upload.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        part: Part,
+        upload: NewUpload,
+        state: IUploadState,
+        threads: Threads,
+        holder: Holder,
+        lease: Lease | None = None,
+    ) -> None:
+        self.part = part
+        self._upload = upload
+        self._state = state
+        self._threads = threads
+        self._holder = holder
+        self._lease = lease
+        self._noted = False
+
+    @property
+    def upload(self) -> NewUpload:
+        """What is known of the upload, as it is now."""
+        return self._upload
+
+    @property
+    def token(self) -> str:
+        return self._upload.token
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the state store knows of the upload."""
+        return self._lease is not None
+
+    @property
+    def durable(self) -> int:
+        """How many bytes of the file survive a crash, as the client may be told."""
+        return self._upload.offset
+
+    async def checkpoint(self) -> None:
+        """Make what has been written durable, and note and record it.
+
+        An upload goes on without a state store: what is noted with the part is enough to resume it later.
+
+        :raises OSError: when the bytes can't be made durable.
+        :raises Superseded: when the lease is over.
+        """
+        await self._threads.run(self._sync)
+        try:
+            await self._record()
+        except StateUnavailable as away:
+            self._log.debug("not recorded: {away}", away=away)
+        except Fenced:
+            raise Superseded from None
+
+    async def record(self) -> None:
+        """Make the upload known, whatever has arrived of it, so that it can be asked about.
+
+        :raises StateUnavailable: when that can't be had now.
+        """
+        await self._threads.run(self._sync)
+        await self._record()
+
+    def restart_at(self, offset: int) -> None:
+        """Begin a new generation that keeps the first *offset* bytes. In a thread, before the part is cut."""
+        self._upload = evolve(self._upload, offset=offset, generation=self._upload.generation + 1)
+        write_note(self.part, self._upload)
+
+    async def finished(self, sha256: bytes | None) -> None:
+        """The file is published: nothing of the upload is left but its record, if it had one."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            size = self._upload.total
+            assert size is not None
+            await self._quietly(lambda: self._finish(lease, size, sha256))
+
+    async def failed(self, reason: str) -> None:
+        """The upload can't go on: its bytes go now, and whoever asks is told that they are gone."""
+        await self._threads.run(self.part.discard)
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await self._quietly(lambda: self._state.fail(lease, reason))
+
+    async def discarded(self) -> None:
+        """The upload is to be forgotten, as if it had never begun."""
+        await self._threads.run(self.part.discard)
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await self._quietly(lambda: self._state.discard(lease))
+
+    async def left(self) -> None:
+        """The upload waits for another request. Nothing happens after one of the other endings."""
+        self.part.close()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await self._quietly(lambda: self._state.release(lease))
+
+    def _sync(self) -> None:
+        """In a thread."""
+        self.part.sync()
+        self._upload = evolve(self._upload, offset=self.part.durable_size)
+        write_note(self.part, self._upload)
+
+    async def _record(self) -> None:
+        upload = self._upload
+        if self._lease is None:
+            self._lease = await self._create(upload)
+        elif self._lease.record.generation < upload.generation:
+            self._lease = await self._state.restart(self._lease, upload)
+        try:
+            await self._state.commit(self._lease, upload.offset)
+        except UnknownUpload:
+            # The store has been emptied; we have not.
+            self._lease = await self._create(upload)
+
+    async def _create(self, upload: NewUpload) -> Lease:
+        made = await self._state.create(upload, self._holder)
+        if isinstance(made, Lease):
+            return made
+        # The lock on the part is ours, so whoever the record is of is dead, or elsewhere and about to be fenced.
+        lease = await self._state.acquire(upload.uid, self._holder, True, False)
+        return await self._state.restart(lease, upload)
+
+    async def _finish(self, lease: Lease, size: int, sha256: bytes | None) -> None:
+        await self._state.commit(lease, size)
+        await self._state.finish(lease, size, sha256)
+
+    async def _quietly(self, change: Callable[[], object]) -> None:
+        """Tell the store what has happened on disk already. If it can't be told, the janitor will see."""
+        try:
+            await change()  # type: ignore[misc]
+        except (StateUnavailable, Fenced, UnknownUpload) as error:
+            self._log.debug("not recorded: {error}", error=error)

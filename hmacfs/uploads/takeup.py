@@ -1,0 +1,135 @@
+"""Taking up an upload that an earlier request left: what the disk and the state store know of it, put together."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from hmacfs.errors import Refused
+from hmacfs.metrics import Metrics
+from hmacfs.net.threads import Threads
+from hmacfs.storage.parts import Part
+from hmacfs.uploads.note import read_note, write_note
+from hmacfs.uploads.session import Session
+from hmacfs.uploads.state import (
+    Holder,
+    IUploadState,
+    Lease,
+    NewUpload,
+    StateUnavailable,
+    Status,
+    UnknownUpload,
+    UploadRecord,
+)
+
+
+def gone(detail: str) -> Refused:
+    """What was there of the upload is there no longer. The whole body may always be sent again."""
+    return Refused(410, "upload-gone", detail)
+
+
+def newest(note: NewUpload | None, record: UploadRecord | None) -> NewUpload | None:
+    """What is known of an upload: the later generation counts, and of one generation the larger offset.
+
+    Both offsets are only ever written after the bytes before them have been synced.
+    """
+    noted_by_state = None if record is None else as_upload(record)
+    known = [upload for upload in (note, noted_by_state) if upload is not None]
+    return max(known, key=lambda upload: (upload.generation, upload.offset), default=None)
+
+
+def as_upload(record: UploadRecord) -> NewUpload:
+    """The record, as an upload would begin with it."""
+    return NewUpload(
+        uid=record.uid,
+        path=record.path,
+        signature=record.signature,
+        token=record.token,
+        content_type=record.content_type,
+        total=record.total,
+        owner=record.owner,
+        file_expires=record.file_expires,
+        offset=record.offset,
+        generation=record.generation,
+    )
+
+
+def why_over(upload: NewUpload, record: UploadRecord | None, part_size: int, max_attempts: int) -> str | None:
+    """Why an upload can't go on, one hyphenated word; ``None`` if it can.
+
+    :param max_attempts: how often it may be taken up in a row without one new durable byte.
+    """
+    if record is not None and record.generation >= upload.generation:
+        if record.status is Status.FAILED:
+            return record.reason
+        if record.attempts_without_progress > max_attempts:
+            return "no-progress"
+    return "lost" if part_size < upload.offset else None
+
+
+class TakeUp:
+    """Makes a session of a part that was left.
+
+    :param max_attempts: see :func:`why_over`.
+    """
+
+    def __init__(self, state: IUploadState, threads: Threads, max_attempts: int, metrics: Metrics) -> None:
+        self._state = state
+        self._threads = threads
+        self._max_attempts = max_attempts
+        self._metrics = metrics
+
+    async def session(
+        self, part: Part, fresh: NewUpload, holder: Holder, *, resumes: bool, token: str | None
+    ) -> Session:
+        """Take the upload up, or begin it anew.
+
+        :param fresh: what it would begin with if nothing were there.
+        :param resumes: whether the request relies on what is there; one with the whole body doesn't.
+        :param token: the request's session token; another one than the upload's begins a new session.
+        :raises Refused: 410 where the request relies on what can't go on.
+        :raises StateUnavailable: where the request relies on what the store can't be asked.
+        """
+        lease = await self._lease(fresh.uid, holder, resumes)
+        record = None if lease is None else lease.record
+        upload = newest(read_note(part), record)
+        if upload is None:
+            upload, restart = fresh, True
+        else:
+            over = why_over(upload, record, part.size, self._max_attempts)
+            if over == "lost":
+                self._metrics.sessions_lost.inc()
+            if over is not None and resumes:
+                await self._give_up(lease, over)
+                raise gone(f"The upload can't go on ({over}).")
+            restart = over is not None or (token is not None and token != upload.token)
+            if restart:
+                upload = evolve(fresh, generation=upload.generation + 1)
+        await self._threads.run(_cut, part, upload, restart)
+        return Session(part, upload, self._state, self._threads, holder, lease)
+
+    async def _lease(self, uid: str, holder: Holder, resumes: bool) -> Lease | None:
+        try:
+            # The lock on the part is ours: whoever has the lease is dead.
+            return await self._state.acquire(uid, holder, True, resumes)
+        except UnknownUpload:
+            return None
+        except StateUnavailable:
+            if resumes:
+                raise
+            return None
+
+    async def _give_up(self, lease: Lease | None, reason: str) -> None:
+        if lease is None:
+            return
+        if lease.record.status is Status.FAILED:
+            await self._state.release(lease)
+        else:
+            await self._state.fail(lease, reason)
+
+
+def _cut(part: Part, upload: NewUpload, restart: bool) -> None:
+    """In a thread: forget what isn't durable; and, where everything begins anew, say so first."""
+    if restart:
+        write_note(part, upload)
+    if part.size != upload.offset:
+        part.truncate(upload.offset)

@@ -1,0 +1,587 @@
+"""Getting bytes in: from an authorized request to a stored file, over as many requests as it takes.
+
+What a request may do to an upload, and what comes of it, is the contract in ``docs/protocol.md``. In short: the whole
+body may always be sent again, the rest may be sent from the offset that HEAD tells, the newest request wins, and nothing
+that is stored is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.iweb import IBodyProducer
+
+from hmacfs.access.slot import Slot
+from hmacfs.errors import Refused
+from hmacfs.metrics import Metrics
+from hmacfs.net.streaming import BodyTimeout
+from hmacfs.storage.facts import Facts
+from hmacfs.storage.names import SlotPath
+from hmacfs.storage.parts import Part, PartBusy
+from hmacfs.storage.space import Reservation, Reservations
+from hmacfs.storage.store import AlreadyStored, OpenFile, Store, StoredFile
+from hmacfs.storage.tree import PathConflict
+from hmacfs.uploads.body import ContentMismatch
+from hmacfs.uploads.comparing import Comparison, same_content
+from hmacfs.uploads.digests import Digest, StatedDigests, algorithms, check
+from hmacfs.uploads.identity import new_token, upload_id
+from hmacfs.uploads.note import decode, read_note
+from hmacfs.uploads.plan import Plan, plan
+from hmacfs.uploads.request import UploadRequest
+from hmacfs.uploads.retrying import unavailable
+from hmacfs.uploads.session import Session, Superseded
+from hmacfs.uploads.state import Busy, Holder, IUploadState, NewUpload, StateUnavailable, Status, UnknownUpload
+from hmacfs.uploads.takeup import TakeUp, gone, newest, why_over
+from hmacfs.uploads.turns import PATIENCE_S, Turn, Turns, busy
+from hmacfs.uploads.upload import Means, Upload
+
+#: Between two tries to get the part of another process, in seconds.
+_POLL_S = 0.1
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@frozen
+class Receipt:
+    """How a request went that was not refused.
+
+    :ivar offset: up to which the file is here, durably.
+    :ivar total: of the whole file, in bytes.
+    :ivar token: the session token.
+    :ivar stored: the published file; ``None`` while it isn't whole.
+    :ivar resumed_at: from which offset an earlier request's upload went on; ``None`` if there was none.
+    """
+
+    offset: int
+    total: int
+    token: str | None
+    stored: StoredFile | None
+    resumed_at: int | None = None
+
+
+@frozen
+class Progress:
+    """How far an unfinished upload is.
+
+    :ivar offset: as in :class:`Receipt`.
+    :ivar total: as in :class:`Receipt`.
+    :ivar token: as in :class:`Receipt`.
+    :ivar expires_in_s: how long it can still be resumed, in seconds.
+    """
+
+    offset: int
+    total: int
+    token: str
+    expires_in_s: float
+
+
+class Uploads:
+    """All uploads of this process. To be used on the reactor's thread alone.
+
+    :param key: :func:`hmacfs.uploads.identity.server_key`.
+    :param now: the time in seconds since the epoch.
+    :param hash_all: whether every file is hashed, or only those of which a request states a digest.
+    :param max_attempts: how often an upload may be taken up in a row without one new durable byte.
+    :param session_ttl_s: how long an unfinished upload can be resumed after its last byte.
+    :param published: called with each file that is stored.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: Store,
+        state: IUploadState,
+        key: bytes,
+        means: Means,
+        *,
+        reservations: Reservations,
+        now: Callable[[], float],
+        hash_all: bool,
+        max_attempts: int,
+        session_ttl_s: float,
+        metrics: Metrics,
+        published: Callable[[StoredFile], None],
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._key = key
+        self._means = means
+        self._reservations = reservations
+        self._now = now
+        self._hash_all = hash_all
+        self._max_attempts = max_attempts
+        self._session_ttl_s = session_ttl_s
+        self._metrics = metrics
+        self._published = published
+        self._take_up = TakeUp(state, means.threads, max_attempts, metrics)
+        self._turns = Turns(means.clock)
+        self._publishing: dict[bytes, list[Deferred[None]]] = {}
+
+    def __len__(self) -> int:
+        """How many requests write now."""
+        return len(self._turns)
+
+    async def receive(self, slot: Slot, asked: UploadRequest, body: IBodyProducer | None) -> Receipt:
+        """Take what a request brings of the file of *slot*.
+
+        :raises Refused: 400, 408, 409, 410, 411, 413, 423, 503 or 507; see ``docs/protocol.md``.
+        :raises Superseded: a newer request has taken over, and the connection is to be cut.
+        :raises ConnectionDone, ConnectionLost: the client is gone. What has arrived is kept.
+        """
+        total = slot.size if slot.size is not None else asked.total
+        if total is None:
+            raise Refused(411, "length-required", "Send a Content-Length.")
+        turn = await self._turns.take(self._id(slot.path, slot.signature))
+        try:
+            stored = await self._stored(slot.path)
+            if stored is not None:
+                return await self._again(stored, slot, total, asked, body, turn)
+            return await self._receive(turn, slot, total, asked, body)
+        except StateUnavailable as away:
+            raise _away(away) from None
+        finally:
+            turn.end()
+
+    def begun(self, path: SlotPath, identity: bytes) -> Slot | None:
+        """The slot of an unfinished upload, for a request that shows the credential that began it.
+
+        That credential was right when the upload began, for the whole file. So it is good for the rest of the file,
+        although the rest has another length, and although the credential's own time may be over.
+
+        :param identity: :attr:`hmacfs.access.slot.Slot.signature`.
+        """
+        note = self._store.part_note(self._id(path, identity))
+        upload = None if note is None else decode(note)
+        if upload is None:
+            return None
+        return Slot(path, upload.total, upload.content_type, upload.owner, upload.file_expires, "begun", identity)
+
+    async def progress(self, path: SlotPath, identity: bytes) -> Progress | None:
+        """How far the upload is that *identity* began; ``None`` where there is none.
+
+        Who writes to it is stopped first: an offset that is told must be accepted next.
+
+        :raises Refused: 410 where it can't go on, 423 where it can't be had, 503 where the state store is away.
+        """
+        uid = self._id(path, identity)
+        turn = await self._turns.take(uid)
+        try:
+            return await self._look(uid, turn)
+        except StateUnavailable as away:
+            raise _away(away) from None
+        finally:
+            turn.end()
+
+    async def cancel(self, path: SlotPath, identity: bytes) -> bool:
+        """Forget an unfinished upload; false where there is none.
+
+        :raises Refused: as :meth:`progress`.
+        """
+        uid = self._id(path, identity)
+        turn = await self._turns.take(uid)
+        try:
+            part = await self._reopened(uid, turn)
+            lease = None
+            try:
+                lease = await self._state.acquire(uid, Holder(turn.let_go), True, False)
+                await self._state.discard(lease)
+            except UnknownUpload:
+                pass
+            if part is not None:
+                await self._means.threads.run(part.discard)
+        except StateUnavailable as away:
+            raise _away(away) from None
+        finally:
+            turn.end()
+        return part is not None or lease is not None
+
+    async def publishing(self, path: SlotPath) -> bool:
+        """Wait until an upload that is just being published under *path* is; false where there is none."""
+        waiting = self._publishing.get(path.encoded)
+        if waiting is None:
+            return False
+        done: Deferred[None] = Deferred()
+        waiting.append(done)
+        await done
+        return True
+
+    async def shutdown(self) -> None:
+        """Stop them all, and make durable what has arrived."""
+        await self._turns.close(unavailable("The server is restarting.", retry_after_s=5))
+
+    def _id(self, path: SlotPath, identity: bytes) -> str:
+        return upload_id(self._key, path.encoded, identity)
+
+    async def _stored(self, path: SlotPath) -> OpenFile | None:
+        async def attempt() -> OpenFile | None:
+            return self._store.open_file(path)
+
+        return await self._means.retries.run("read", attempt)
+
+    # A file that isn't stored yet
+
+    async def _receive(
+        self, turn: Turn, slot: Slot, total: int, asked: UploadRequest, body: IBodyProducer | None
+    ) -> Receipt:
+        session, resumed_at = await self._open(turn, slot, total, asked)
+        reservation = None
+        try:
+            if asked.part is not None and asked.part.is_query and total:
+                await session.record()
+                return Receipt(session.durable, total, session.token, None)
+            placed = plan(asked, total, session.durable)
+            reservation = self._reservations.reserve(max(0, placed.end - session.durable))
+            self._count_resumed(placed, resumed_at)
+            stored = await self._fill(turn, session, slot, total, asked, body, placed, reservation)
+        finally:
+            if reservation is not None:
+                reservation.release()
+            if session.part.fd >= 0 and not session.part.size and not session.recorded:
+                await session.discarded()
+            await session.left()
+        return Receipt(session.durable if stored is None else total, total, session.token, stored, resumed_at)
+
+    async def _open(self, turn: Turn, slot: Slot, total: int, asked: UploadRequest) -> tuple[Session, int | None]:
+        """The session, and from which offset it goes on if it isn't new."""
+        holder = Holder(turn.let_go)
+        fresh = NewUpload(
+            uid=turn.uid,
+            path=slot.path.encoded,
+            signature=slot.signature,
+            token=asked.token or new_token(),
+            content_type=slot.content_type,
+            total=total,
+            owner=slot.owner,
+            file_expires=slot.expires,
+        )
+        relies = asked.relies_on_offset(total)
+        part, is_new = await self._part(turn)
+        try:
+            if is_new:
+                if relies:
+                    await self._refuse_vanished(turn.uid)
+                return Session(part, fresh, self._state, self._means.threads, holder), None
+            session = await self._take_up.session(part, fresh, holder, resumes=relies, token=asked.token)
+        except BaseException:
+            if is_new:
+                await self._means.threads.run(part.discard)
+            part.close()
+            raise
+        return session, session.durable or None
+
+    async def _refuse_vanished(self, uid: str) -> None:
+        """There is no part. If there was one, the client is told that it has to begin anew.
+
+        :raises Refused: 410.
+        """
+        record = await self._state.get(uid)
+        if record is None or record.status is Status.COMPLETE:
+            return
+        if record.status is Status.ACTIVE and record.offset:
+            self._metrics.sessions_lost.inc()
+        if record.status is Status.FAILED or record.offset:
+            raise gone("What had arrived of this upload is gone; send the whole file.")
+
+    async def _part(self, turn: Turn) -> tuple[Part, bool]:
+        """The upload's part, open and locked, and whether it is new.
+
+        :raises Refused: 423 when another process doesn't let go of it.
+        """
+
+        async def begin() -> Part | None:
+            try:
+                return self._store.begin(turn.uid)
+            except FileExistsError:
+                return None
+
+        while True:
+            part = await self._means.retries.run("begin", begin)
+            if part is not None:
+                return part, True
+            part = await self._reopened(turn.uid, turn)
+            if part is not None:
+                return part, False
+
+    async def _reopened(self, uid: str, turn: Turn) -> Part | None:
+        """The part that was left, open and locked; ``None`` where there is none.
+
+        :raises Refused: as :meth:`_part`.
+        """
+        patience_s = PATIENCE_S
+        while True:
+            try:
+                return self._store.reopen(uid)
+            except FileNotFoundError:
+                return None
+            except PartBusy:
+                if patience_s == PATIENCE_S:
+                    await self._ask_to_let_go(uid, turn)
+            if patience_s <= 0:
+                raise busy()
+            await deferLater(self._means.clock, _POLL_S, lambda: None)
+            patience_s -= _POLL_S
+
+    async def _ask_to_let_go(self, uid: str, turn: Turn) -> None:
+        """Another process has the part. It hears of us through the state store, if it has come as far as that."""
+        try:
+            await self._state.release(await self._state.acquire(uid, Holder(turn.let_go), False, False))
+        except (Busy, UnknownUpload, StateUnavailable):
+            pass
+
+    def _count_resumed(self, placed: Plan, resumed_at: int | None) -> None:
+        if resumed_at is not None:
+            self._metrics.uploads_resumed.inc()
+            self._metrics.resumed_bytes_saved.inc(placed.start)
+
+    async def _fill(
+        self,
+        turn: Turn,
+        session: Session,
+        slot: Slot,
+        total: int,
+        asked: UploadRequest,
+        body: IBodyProducer | None,
+        placed: Plan,
+        reservation: Reservation,
+    ) -> StoredFile | None:
+        """Receive the body; the stored file if the upload is whole then."""
+        stated = asked.digests.of_whole_file() if placed.size == total else asked.digests
+        atomic = bool(stated.content)
+        upload = Upload(
+            session.part,
+            placed.start,
+            placed.end,
+            self._means,
+            arrived=reservation.wrote,
+            file_algorithms=self._algorithms(stated.representation) if placed.end == total else frozenset(),
+            body_algorithms=algorithms(stated.content),
+            restart=session.restart_at if placed.restarts else None,
+            checkpoint=_not_now if atomic else session.checkpoint,
+        )
+        turn.consume_with(upload)
+        try:
+            return await self._receive_body(session, slot, total, body, placed, upload, stated)
+        except OSError as error:
+            await upload.end()
+            raise await self._storage_failed(session, error) from error
+        except BaseException:
+            await upload.end()
+            await self._keep(session, session.durable if atomic else None)
+            raise
+        finally:
+            await upload.end()
+
+    async def _receive_body(
+        self,
+        session: Session,
+        slot: Slot,
+        total: int,
+        body: IBodyProducer | None,
+        placed: Plan,
+        upload: Upload,
+        stated: StatedDigests,
+    ) -> StoredFile | None:
+        try:
+            await upload.receive(body)
+        except BodyTimeout as late:
+            raise Refused(408, "timeout", str(late)) from late
+        except ContentMismatch as mismatch:
+            raise Refused(
+                409,
+                "content-mismatch",
+                f"Byte {mismatch.at} is not the one that is here already.",
+                {"Upload-Offset": str(session.durable), "Upload-Complete": "?0"},
+            ) from mismatch
+        check(stated.content, await upload.body_digests())
+        if placed.end < total:
+            await session.checkpoint()
+            return None
+        digests = await upload.file_digests()
+        try:
+            check(stated.representation, digests)
+        except Refused as refused:
+            await session.failed(refused.reason)
+            raise
+        return await self._publish(session, slot, digests.get("sha256"))
+
+    def _algorithms(self, stated: Iterable[Digest]) -> frozenset[str]:
+        return algorithms(stated) | ({"sha256"} if self._hash_all else frozenset())
+
+    async def _storage_failed(self, session: Session, error: OSError) -> Refused:
+        """What the client is told when the disk doesn't do what it should."""
+        if error.errno in _NO_ROOM:
+            self._log.error("no room for an upload: {error}", error=error)
+            await session.discarded()
+            return Refused(507, "no-space", "The server has run out of room for this file.")
+        self._log.error("an upload failed in the storage: {error}", error=error)
+        await self._keep(session)
+        return unavailable("The storage failed; what is durable of the upload is kept.")
+
+    async def _keep(self, session: Session, cut_to: int | None = None) -> None:
+        """The body broke off: what has arrived waits for the next request.
+
+        :param cut_to: forget what lies beyond this offset.
+        """
+        if session.part.fd < 0:
+            return
+        try:
+            if cut_to is not None:
+                await self._means.threads.run(session.part.truncate, cut_to)
+            if session.part.size:
+                await session.checkpoint()
+        except (OSError, Superseded) as error:
+            self._log.warn("an upload that broke off is kept up to byte {at}: {error}", at=session.durable, error=error)
+
+    async def _publish(self, session: Session, slot: Slot, sha256: bytes | None) -> StoredFile:
+        upload = session.upload
+        facts = Facts(
+            content_type=upload.content_type,
+            sha256=sha256,
+            owner=upload.owner,
+            expires=upload.file_expires,
+            uploaded=self._now(),
+        )
+        key = slot.path.encoded
+        self._publishing.setdefault(key, [])
+        try:
+            stored = await self._publish_or_compare(session, slot.path, facts)
+        finally:
+            for waiting in self._publishing.pop(key, []):
+                waiting.callback(None)
+        await session.finished(sha256)
+        return stored
+
+    async def _publish_or_compare(self, session: Session, path: SlotPath, facts: Facts) -> StoredFile:
+        """
+        :raises Refused: 409 where there is another file.
+        """
+        try:
+            stored = await self._place(session.part, path, facts)
+        except (AlreadyStored, PathConflict):
+            same = await self._means.threads.run(self._settle_same, session.part, path)
+            if same is None:
+                await session.discarded()
+                raise _conflict() from None
+            return same
+        self._published(stored)
+        return stored
+
+    async def _place(self, part: Part, path: SlotPath, facts: Facts) -> StoredFile:
+        async def attempt() -> StoredFile:
+            try:
+                return await self._means.threads.run(self._store.publish, part, path, facts)
+            except OSError as error:
+                if part.durable_size < part.size:
+                    # Not to be tried again: see Part.sync.
+                    raise unavailable("The storage failed; send the file again.") from error
+                raise
+
+        return await self._means.retries.run("publish", attempt)
+
+    def _settle_same(self, part: Part, path: SlotPath) -> StoredFile | None:
+        """The file that somebody else has stored at *path* meanwhile, if it is the same. In a thread."""
+        stored = self._store.open_file(path)
+        if stored is None:
+            return None
+        try:
+            same = stored.size == part.size and same_content(stored.fd, part.fd, part.size)
+        finally:
+            stored.close()
+        if not same or not self._store.settle(path):
+            return None
+        part.discard()
+        return stored
+
+    # A file that is stored already
+
+    async def _again(
+        self,
+        stored: OpenFile,
+        slot: Slot,
+        total: int,
+        asked: UploadRequest,
+        body: IBodyProducer | None,
+        turn: Turn,
+    ) -> Receipt:
+        """The slot's file is here: the same one is as good as stored just now, any other is refused."""
+        try:
+            if total != stored.size:
+                raise _conflict()
+            if not _stated_to_be(stored, asked):
+                await self._compare(stored, total, asked, body, turn)
+            await self._means.threads.run(self._store.settle, slot.path)
+        finally:
+            stored.close()
+        return Receipt(total, total, asked.token, stored)
+
+    async def _compare(
+        self, stored: OpenFile, total: int, asked: UploadRequest, body: IBodyProducer | None, turn: Turn
+    ) -> None:
+        placed = plan(asked, total, total)
+        comparison = Comparison(stored.fd, placed.start, placed.end, self._means.threads, _uncounted)
+        turn.consume_with(comparison)
+        try:
+            await comparison.receive(body)
+        except ContentMismatch:
+            raise _conflict() from None
+        except BodyTimeout as late:
+            raise Refused(408, "timeout", str(late)) from late
+
+    # What an upload is at
+
+    async def _look(self, uid: str, turn: Turn) -> Progress | None:
+        record = await self._state.get(uid)
+        part = await self._reopened(uid, turn)
+        if part is None:
+            await self._refuse_vanished(uid)
+            return None
+        try:
+            upload = newest(read_note(part), record)
+            if upload is None or upload.total is None:
+                return None
+            over = why_over(upload, record, part.size, self._max_attempts)
+            if over is not None:
+                raise gone(f"The upload can't go on ({over}).")
+            expires_in_s = self._session_ttl_s if record is None else max(0.0, record.expires - self._now())
+            return Progress(upload.offset, upload.total, upload.token, expires_in_s)
+        finally:
+            part.close()
+
+
+async def _not_now() -> None:
+    """A checkpoint of bytes that are not to be kept before they have been verified."""
+
+
+def _uncounted(_size: int) -> None:
+    """Bytes that are compared take no room."""
+
+
+def _stated_to_be(stored: StoredFile, asked: UploadRequest) -> bool:
+    """Whether the request states the digest of *stored*, so that its body needn't be read.
+
+    :raises Refused: 409 where it states another one.
+    """
+    if asked.part is not None and asked.part.is_query:
+        return True
+    whole = asked.part is None and asked.length in (None, stored.size)
+    stated = asked.digests.of_whole_file() if whole else asked.digests
+    sha256 = [digest.value for digest in stated.representation if digest.algorithm == "sha256"]
+    if not sha256 or stored.facts.sha256 is None:
+        return False
+    if sha256[0] != stored.facts.sha256:
+        raise _conflict()
+    return True
+
+
+def _conflict() -> Refused:
+    return Refused(409, "conflict", "There is another file at this URL, and nothing that is stored is overwritten.")
+
+
+def _away(away: StateUnavailable) -> Refused:
+    return unavailable("Uploads can't be resumed for the moment.", retry_after_s=max(1, round(away.retry_after_s)))

@@ -1,0 +1,67 @@
+"""Answers: what a resource returns, and the one place where a refusal becomes one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+
+from attrs import field, frozen
+from twisted.web.http import NO_BODY_CODES
+from twisted.web.server import Request
+
+from hmacfs.errors import Refused
+from hmacfs.web import cors
+
+
+#: The headers of every answer, those that no resource gives among them.
+ALWAYS: tuple[tuple[str, str], ...] = (*cors.ALWAYS, ("Server", "hmacfs"), ("X-Content-Type-Options", "nosniff"))
+
+
+@frozen
+class Answer:
+    """A whole response with a short body, or with none.
+
+    :ivar headers: beside those that every answer gets (CORS, ``X-Content-Type-Options``, length).
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(factory=dict)
+    body: bytes = b""
+
+
+def set_head(request: Request, status: int, headers: Iterable[tuple[str, str]]) -> None:
+    """Set status and headers of *request*'s answer, those that every answer carries among them."""
+    request.setResponseCode(status)
+    response = request.responseHeaders
+    for name, value in (*ALWAYS, *headers):
+        response.setRawHeaders(name, [value])
+
+
+def write_answer(request: Request, answer: Answer) -> None:
+    """Send *answer* and finish *request*."""
+    set_head(request, answer.status, answer.headers.items())
+    if answer.status not in NO_BODY_CODES:
+        request.setHeader(b"content-length", b"%d" % len(answer.body))
+    if request.method != b"HEAD" and answer.body:
+        request.write(answer.body)
+    request.finish()
+
+
+def refusal(refused: Refused, accept: bytes | None) -> Answer:
+    """The answer that says why: a line of text, or ``application/problem+json`` (RFC 9457) where *accept* names it."""
+    headers = {"Cache-Control": "no-store", **refused.headers}
+    if accept is not None and b"json" in accept.lower():
+        headers["Content-Type"] = "application/problem+json"
+        problem = {
+            "title": HTTPStatus(refused.status).phrase,
+            "status": refused.status,
+            "reason": refused.reason,
+            "detail": refused.detail,
+            **refused.members,
+        }
+        body = json.dumps(problem).encode() + b"\n"
+    else:
+        headers["Content-Type"] = "text/plain; charset=utf-8"
+        body = f"{refused.reason}: {refused.detail}\n".encode()
+    return Answer(refused.status, headers, body)

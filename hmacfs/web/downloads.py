@@ -1,0 +1,114 @@
+"""GET and HEAD of a stored file: whole, in part, or not at all because the client has it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from twisted.logger import Logger
+
+from hmacfs.errors import Refused
+from hmacfs.net.sending import FileShrank, send_file
+from hmacfs.storage.names import SlotPath
+from hmacfs.storage.store import OpenFile, Store
+from hmacfs.uploads.retrying import Retries
+from hmacfs.web.answers import Answer, set_head
+from hmacfs.web.fileheaders import file_headers, is_current, range_applies, validators
+from hmacfs.web.ranges import ByteRange, Unsatisfiable, parse_range
+from hmacfs.web.site import HmacfsRequest
+
+
+class Downloads:
+    """Serves stored files.
+
+    :param now: the time in seconds since the epoch.
+    :param stall_s: after so many seconds without progress a reader is cut off.
+    :param retries: for files that can't be opened for a reason that may pass; with a limit of 0 where that is not wanted.
+    :param publishing: waits for an upload that is just being published under a path, if there is one; ``None`` where
+        that is not wanted.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], float],
+        *,
+        stall_s: float,
+        retries: Retries,
+        publishing: Callable[[SlotPath], Awaitable[bool]] | None,
+    ) -> None:
+        self._store = store
+        self._now = now
+        self._stall_s = stall_s
+        self._retries = retries
+        self._publishing = publishing
+
+    async def find(self, path: SlotPath) -> OpenFile | None:
+        """Open the file at *path*; the caller closes it. ``None`` where none is stored.
+
+        :raises Refused: 410 where its time is over, 503 where the storage doesn't answer.
+        """
+        stored = await self._open(path)
+        if stored is None and self._publishing is not None and await self._publishing(path):
+            stored = await self._open(path)
+        if stored is not None and stored.facts.expires is not None and stored.facts.expires <= self._now():
+            stored.close()
+            raise Refused(410, "expired", "This file was uploaded for a limited time, which is over.")
+        return stored
+
+    async def serve(self, request: HmacfsRequest, stored: OpenFile, name: bytes) -> Answer | None:
+        """Answer a GET or HEAD with *stored*, and close it."""
+        try:
+            return await self._serve(request, stored, name)
+        finally:
+            stored.close()
+
+    async def _open(self, path: SlotPath) -> OpenFile | None:
+        async def attempt() -> OpenFile | None:
+            return self._store.open_file(path)
+
+        return await self._retries.run("read", attempt)
+
+    async def _serve(self, request: HmacfsRequest, stored: OpenFile, name: bytes) -> Answer | None:
+        now = self._now()
+        if is_current(request.requestHeaders, stored):
+            return Answer(304, dict(validators(stored, now)))
+        part = self._part(request, stored)
+        headers = file_headers(stored, name, now)
+        if part is None:
+            part = ByteRange(0, stored.size)
+            set_head(request, 200, headers)
+        else:
+            set_head(request, 206, [*headers, ("Content-Range", part.content_range(stored.size))])
+        request.setHeader(b"content-length", b"%d" % part.size)
+        if request.method == b"HEAD" or not part.size:
+            request.finish()
+        else:
+            await self._send(request, stored, part)
+        return None
+
+    async def _send(self, request: HmacfsRequest, stored: OpenFile, part: ByteRange) -> None:
+        try:
+            await send_file(request, stored.fd, part.start, part.size, self._stall_s)
+        except (FileShrank, OSError) as error:
+            # The connection has been cut: nothing else tells the client that it has not got all.
+            request.notes.reason = "storage"
+            self._log.error("a file could not be sent to its end: {error}", error=error)
+
+    def _part(self, request: HmacfsRequest, stored: OpenFile) -> ByteRange | None:
+        """The part that a GET asks for. A Range on anything else means nothing (RFC 9110 section 14.2)."""
+        asked = request.requestHeaders.getRawHeaders(b"range")
+        if asked is None or len(asked) != 1 or request.method != b"GET":
+            return None
+        if not range_applies(request.requestHeaders, stored):
+            return None
+        try:
+            return parse_range(asked[0], stored.size)
+        except Unsatisfiable:
+            raise Refused(
+                416,
+                "range-not-satisfiable",
+                f"The file has {stored.size} bytes.",
+                {"Content-Range": f"bytes */{stored.size}"},
+            ) from None

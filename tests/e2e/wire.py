@@ -1,0 +1,203 @@
+"""HTTP/1.x over a socket, byte by byte: what no well-behaved client would send, and what exactly comes back."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+
+from attrs import evolve, frozen
+
+from tests.e2e.processes import PATIENCE_S
+
+READ_BYTES = 1 << 16
+
+
+class Closed(Exception):
+    """The peer has closed, or reset, the connection before the whole answer was there."""
+
+
+@frozen
+class Answer:
+    """One HTTP response.
+
+    :ivar headers: in order, the names in lower case.
+    :ivar interim: the statuses of the 1xx responses that came before it.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+    interim: tuple[int, ...] = ()
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header."""
+        return [value for key, value in self.headers if key == name.lower()]
+
+    def header(self, name: str) -> str | None:
+        """The only value of a header, or ``None``."""
+        values = self.all(name)
+        assert len(values) < 2, f"{name} stands {len(values)} times in the answer: {values}"
+        return values[0] if values else None
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+
+class Connection:
+    """One connection to a server.
+
+    :param address: a TCP port of 127.0.0.1, a pair of host and port, or the path of a UNIX socket.
+    :param source: the address to come from, where it matters.
+    """
+
+    def __init__(self, address: int | tuple[str, int] | str, source: str = "") -> None:
+        if isinstance(address, str):
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.socket.settimeout(PATIENCE_S)
+            self.socket.connect(address)
+        else:
+            target = ("127.0.0.1", address) if isinstance(address, int) else address
+            self.socket = socket.create_connection(target, PATIENCE_S, (source, 0) if source else None)
+        self._received = bytearray()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """FIN."""
+        self.socket.close()
+
+    def reset(self) -> None:
+        """RST: what the peer sees of a client whose network has gone."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def send_while_wanted(self, pieces: Iterable[bytes]) -> bool:
+        """Send *pieces* until they are all gone or the peer resets the connection.
+
+        :return: whether everything was sent.
+        """
+        try:
+            for piece in pieces:
+                self.socket.sendall(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def request(
+        self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Answer:
+        """Send one request, its length stated if there is a body, and read the answer to it."""
+        self.send_head(method, target, headers, None if body is None else len(body))
+        if body:
+            self.send_while_wanted([body])
+        return self.answer(method)
+
+    def send_head(
+        self, method: str, target: str, headers: Mapping[str, str] | None = None, length: int | None = None
+    ) -> None:
+        """Send a request line and headers, and nothing of the body."""
+        fields = {"Host": "localhost", **({} if length is None else {"Content-Length": str(length)}), **(headers or {})}
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        self.send("\r\n".join(lines).encode())
+
+    def answer(self, method: str = "GET") -> Answer:
+        """Read one final response, and the interim ones before it.
+
+        :param method: of the request; the answer to a HEAD has no body.
+        :raises Closed: the connection ended before the response did.
+        """
+        interim: list[int] = []
+        while True:
+            status, headers = self._head()
+            if status >= 200:
+                break
+            interim.append(status)
+        head = Answer(status, headers, interim=tuple(interim))
+        return evolve(head, body=self._body(method, head))
+
+    def interim(self) -> int:
+        """Read one interim response (RFC 9110 section 15.2) and return its status."""
+        status, _ = self._head()
+        assert status < 200, f"a final response, {status}"
+        return status
+
+    def _head(self) -> tuple[int, tuple[tuple[str, str], ...]]:
+        lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        pairs = (line.partition(":") for line in lines[1:])
+        return int(lines[0].split(" ")[1]), tuple((name.lower(), value.strip()) for name, _, value in pairs)
+
+    def _body(self, method: str, head: Answer) -> bytes:
+        if method == "HEAD" or head.status in (204, 304):
+            return b""
+        if head.header("transfer-encoding") == "chunked":
+            return self._chunks()
+        length = head.header("content-length")
+        return self.rest() if length is None else self._exactly(int(length))
+
+    def _chunks(self) -> bytes:
+        body = bytearray()
+        while True:
+            size = int(self._until(b"\r\n").partition(b";")[0], 16)
+            body += self._exactly(size)
+            self._exactly(2)
+            if size == 0:
+                return bytes(body)
+
+    def rest(self) -> bytes:
+        """Everything up to the peer's FIN."""
+        try:
+            while self._more():
+                pass
+        finally:
+            data, self._received = bytes(self._received), bytearray()
+        return data
+
+    def closed_by_peer(self) -> bool:
+        """Wait for the peer to close: with FIN or RST, but without one more byte."""
+        try:
+            return self.rest() == b""
+        except ConnectionResetError:
+            return True
+
+    def _until(self, end: bytes) -> bytes:
+        while (at := self._received.find(end)) < 0:
+            if not self._more():
+                raise Closed(bytes(self._received))
+        data = bytes(self._received[:at])
+        del self._received[: at + len(end)]
+        return data
+
+    def _exactly(self, count: int) -> bytes:
+        while len(self._received) < count:
+            if not self._more():
+                raise Closed(f"{len(self._received)} of {count} bytes")
+        data = bytes(self._received[:count])
+        del self._received[:count]
+        return data
+
+    def _more(self) -> bool:
+        data = self.socket.recv(READ_BYTES)
+        self._received += data
+        return bool(data)
+
+
+def ask(
+    address: int | tuple[str, int] | str,
+    method: str,
+    target: str,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> Answer:
+    """One request on a connection of its own."""
+    with Connection(address) as connection:
+        return connection.request(method, target, headers, body)

@@ -1,0 +1,45 @@
+"""The checks of a request's head: hmacfs.net.heads. What becomes of them on the wire is in test_streaming."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from hmacfs.net.heads import HeadGuard, MalformedHead
+
+
+class HeadGuardTests(SynchronousTestCase):
+    """The checks by themselves."""
+
+    def test_fine_lines_pass(self) -> None:
+        """Every character that RFC 9110 allows in a name or a value."""
+        guard = HeadGuard(1000, 10)
+        self.assertEqual(guard.request_line(b"M-SEARCH /a?b HTTP/1.1"), b"M-SEARCH /a?b HTTP/1.1")
+        for line in (b"Host:", b"!#$%&'*+-.^_`|~09azAZ: \t a\tb c~\x80\xff \t", b"content-length:\t 000003 "):
+            guard.header(line)
+        guard.end()
+
+    def test_http_1_0_needs_no_host(self) -> None:
+        """Host came with HTTP/1.1."""
+        guard = HeadGuard(1000, 10)
+        guard.request_line(b"GET / HTTP/1.0")
+        guard.end()
+
+    def test_size_counts_all_lines(self) -> None:
+        """The bound is on the head, not on one line of it."""
+        guard = HeadGuard(30, 10)
+        guard.request_line(b"GET / HTTP/1.0")
+        guard.header(b"A: 12345678")
+        self.assertEqual(self.assertRaises(MalformedHead, guard.header, b"B: 123").status, 431)
+
+    @given(st.binary(max_size=60))
+    def test_framing_headers_are_clean(self, value: bytes) -> None:
+        """A Content-Length that passes is a number that every parser reads the same way."""
+        guard = HeadGuard(1000, 10)
+        guard.request_line(b"GET / HTTP/1.1")
+        try:
+            guard.header(b"Content-Length: " + value)
+        except MalformedHead:
+            return
+        self.assertRegex(value, rb"\A[ \t]*[0-9]+[ \t]*\Z")

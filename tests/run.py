@@ -1,0 +1,163 @@
+"""Runs all tests: what ``make test`` calls.
+
+They run twice where that is possible: with the interpreter that runs this, and with Debian's Python and Twisted, so
+that both ends of what hmacfs supports are tested. Each run is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, field, frozen
+
+ROOT = Path(__file__).resolve().parents[1]
+MACHINE = ("IPv6",)
+"""Needs that no package can meet: a test left out for one of these is no failure."""
+
+
+@frozen
+class Outcome:
+    """What came of one run.
+
+    :ivar title: which run it was.
+    :ivar passed: how many tests passed.
+    :ivar failed: the names of those that did not.
+    :ivar skipped: the names of those that skipped themselves, with their reasons.
+    :ivar left_out: what each missing peer has cost.
+    """
+
+    title: str
+    passed: int = 0
+    failed: list[str] = field(factory=list)
+    skipped: list[str] = field(factory=list)
+    left_out: dict[str, list[str]] = field(factory=dict)
+
+
+def cases(suite: Any) -> Iterator[Any]:
+    """The test cases of a suite, however deep they lie."""
+    if isinstance(suite, unittest.TestSuite):
+        for member in suite:
+            yield from cases(member)
+    else:
+        yield suite
+
+
+def run_here(directory: str, names: list[str]) -> Outcome:
+    """Run the tests in this process.
+
+    :param directory: where trial works.
+    :param names: of packages, modules, classes or methods; none of them means all tests.
+    """
+    from twisted.trial.reporter import TreeReporter
+    from twisted.trial.runner import TestLoader, TestSuite, TrialRunner
+
+    import twisted
+    from tests.peers import PEERS
+
+    chosen = TestSuite()
+    left_out: dict[str, list[str]] = {}
+    for case in cases(TestLoader().loadByNames(names or ["tests"], recurse=True)):
+        absent = [name for name in getattr(case, "needs", ()) if not PEERS[name].present()]
+        if absent:
+            left_out.setdefault(absent[0], []).append(case.id())
+        else:
+            chosen.addTest(case)
+    result: Any = TrialRunner(TreeReporter, workingDirectory=directory).run(chosen)
+    wrong = [*result.failures, *result.errors, *result.unexpectedSuccesses]
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return Outcome(
+        title=f"Twisted {twisted.__version__}, Python {version}",
+        passed=result.successes,
+        failed=sorted({entry[0].id() for entry in wrong}),
+        skipped=[f"{case.id()}: {reason}" for case, reason in result.skips],
+        left_out=left_out,
+    )
+
+
+def run_there(python: Path, directory: str, names: list[str]) -> Outcome:
+    """Run the tests in a process of another interpreter. A run that dies counts as one failure."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch, "outcome.json")
+        argv = [str(python), "-m", "tests.run", "--here", directory, "--report", str(report), *names]
+        ended = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        if report.exists():
+            return Outcome(**json.loads(report.read_text(encoding="utf-8")))
+    return Outcome(title=str(python), failed=[f"the run ended with status {ended.returncode}"])
+
+
+def interpreters() -> list[tuple[Path, str]]:
+    """The Pythons to test with, and a working directory for each."""
+    from tests import debian
+
+    debian.install_missing()
+    found = [(Path(sys.executable), "_trial_temp")]
+    old = debian.old_end(ROOT / ".venv-debian", ROOT)
+    if old is None:
+        say("Left out: the run on Debian's Twisted (needs Debian and root, or python3-twisted and its friends).")
+    else:
+        found.append((old, "_trial_temp_debian"))
+    return found
+
+
+def say(text: str) -> None:
+    """A line for whoever reads along, in order with what the runs write."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def explain(outcome: Outcome) -> None:
+    """Say what a run has left out, skipped and failed."""
+    from tests.peers import PEERS
+
+    say(f"\n{outcome.title}: {outcome.passed} passed, {len(outcome.failed)} failed")
+    for name, tests in outcome.left_out.items():
+        cure = f"; in Debian: {' '.join(PEERS[name].packages)}" if PEERS[name].packages else ""
+        say(f"  left out, because this machine has no {name}{cure}:")
+        for test in tests:
+            say(f"    {test}")
+    for label, entries in (("skipped", outcome.skipped), ("failed", outcome.failed)):
+        for entry in entries:
+            say(f"  {label}: {entry}")
+
+
+def main() -> int:
+    """Run, explain, and end with the line that counts.
+
+    With ``CI`` in the environment a skipped test, and one left out for want of a program, is a failed one.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--here", metavar="DIRECTORY", help="run in this process; trial works in DIRECTORY")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the outcome to FILE")
+    parser.add_argument("names", nargs="*", help="packages, modules, classes or methods (default: all tests)")
+    options = parser.parse_args()
+    if options.here is not None:
+        outcome = run_here(options.here, options.names)
+        options.report.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+        return 0
+    outcomes = [run_there(python, directory, options.names) for python, directory in interpreters()]
+    for outcome in outcomes:
+        explain(outcome)
+    passed = sum(outcome.passed for outcome in outcomes)
+    failed = sum(len(outcome.failed) for outcome in outcomes)
+    if os.environ.get("CI"):
+        missed = [tests for outcome in outcomes for name, tests in outcome.left_out.items() if name not in MACHINE]
+        failed += sum(len(outcome.skipped) for outcome in outcomes) + sum(len(tests) for tests in missed)
+        failed += len(outcomes) < 2
+    line = f"{passed} passed, {failed} failed"
+    if options.report is not None:
+        options.report.write_text(line + "\n", encoding="utf-8")
+    say(f"\n{line}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
