@@ -54,9 +54,6 @@ _MIB = 1024 * _KIB
 #: Keys that are read and checked, and that nothing acts on in this version, by the feature that is missing. A feature
 #: that is there leaves this table.
 MISSING_FEATURES: Mapping[str, tuple[str, ...]] = {
-    "retries of failed steps": ("MaxRetries", "RetryDelay", "EnableGetRetries"),
-    "resumable uploads": ("SessionTTL",),
-    "Redis": ("RedisAddr", "RedisUsername", "RedisPassword", "RedisDB", "RedisPrefix", "RedisCAFile"),
     "bans": ("BlockAfterFails", "BlockDuration", "AutoUnban", "AutoBanTime", "BlockScope", "BanPrefixV6"),
     "retention": (
         *("DeleteFiles", "DeleteFilesAfterPeriod", "RetentionPolicyEnabled", "MaxRetentionSize", "MaxRetentionTime"),
@@ -315,7 +312,7 @@ class _Reading:
             self._fault("SecretFile", f"contradicts Secret in line {self._lines['Secret']}. Take one of the two.")
         elif file is not None:
             self._read_secret_file(file)
-        elif not {"Secret", "SecretFile"} & {*self._faulty, *self._written} or self._written.get("SecretFile") == "":
+        elif "Secret" not in self._written and "SecretFile" not in self._faulty:
             fault = "Secret: missing. Set it to the secret of the XMPP server, or SecretFile to a file that has it."
             self._faults.append((self._lines.get("SecretFile", 0), fault))
         if self._values["Secret"]:

@@ -227,7 +227,7 @@ class FaultTests(ConfigTestCase):
 
     def test_table(self) -> None:
         """A file in sections is of another program."""
-        self.file.write_text(f'Secret = "{SECRET}"\n[quux]\nport = 1\n')
+        self.file.write_text(f'Secret = "{SECRET}"\n[quux]\nport = 1\n[quux.more]\n')
         error = self.assertRaises(ConfigError, load, self.file)
         self.assertEqual(error.faults, (f"{self.file}:2: quux: unknown key. The file has keys alone, no tables.",))
 
@@ -516,6 +516,7 @@ class SecretTests(ConfigTestCase):
         """Without a secret nothing is started."""
         self.assertRegex(self.fault("MaxRetries = 1", secret=""), r"^ Secret: missing\. .*SecretFile")
         self.assertRegex(self.fault('SecretFile = ""', secret=""), r"^1: Secret: missing")
+        self.assertEqual(self.load('SecretFile = ""').secret, SECRET.encode())
 
     def test_empty(self) -> None:
         """An empty secret would let in everybody."""
@@ -721,10 +722,14 @@ class LineTests(SynchronousTestCase):
             "b = '''\nno = '\n'''\n"
             'c = [\n  "no = [", # no = ]\n  {no = 1},\n  1979-05-27 07:32:00,\n]\n'
             'd = \'no = "\'  # """\n'
-            "e = true\n"
+            'e = """x"""" # "[\n'
+            "f = '''x'''' # '[\n"
+            "g = true\n"
         )
-        self.assertEqual(list(tomllib.loads(text)), ["a", "b", "c", "d", "e"])
-        self.assertEqual(top_level_keys(text), [("a", 2), ("b", 6), ("c", 9), ("d", 14), ("e", 15)])
+        self.assertEqual(list(tomllib.loads(text)), list("abcdefg"))
+        self.assertEqual(
+            top_level_keys(text), [("a", 2), ("b", 6), ("c", 9), ("d", 14), ("e", 15), ("f", 16), ("g", 17)]
+        )
 
     def test_how_keys_are_written(self) -> None:
         """Quoted and dotted keys are the key that tomllib finds."""

@@ -85,20 +85,20 @@ class Listener(Service):
         """
         :raises CannotListen: as said.
         """
-        Service.privilegedStartService(self)
+        super().privilegedStartService()
         self._open()
 
     def startService(self) -> None:
         """
         :raises CannotListen: as said, if there was no start with privileges.
         """
-        Service.startService(self)
+        super().startService()
         if not self._ports:
             self._open()
 
     def stopService(self) -> Deferred[Any]:
         """Close it. Connections stay open, and are their factory's business."""
-        Service.stopService(self)
+        super().stopService()
         ports, self._ports = self._ports, []
         return DeferredList([maybeDeferred(port.stopListening) for port in ports], fireOnOneErrback=True)
 
@@ -189,7 +189,7 @@ class _UnixPort(unix.Port):
 
     def startListening(self) -> None:
         # The mode is set between bind(2) and listen(2): until then nobody can connect, whatever the mode.
-        unix.Port.startListening(self)
+        super().startListening()
         self._identity = _identity(self._path)
 
     def connectionLost(self, reason: Failure) -> None:
@@ -202,7 +202,7 @@ class _UnixPort(unix.Port):
 
     @property
     def _path(self) -> bytes:
-        address: UNIXAddress = unix.Port.getHost(self)
+        address: UNIXAddress = self.getHost()
         assert address.name is not None
         return address.name
 

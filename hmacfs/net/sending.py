@@ -1,5 +1,3 @@
-# mypy: allow-untyped-calls
-# (most of twisted.web.http is not annotated)
 """Files as the bodies of responses, without a copy where that can be had.
 
 Twisted has no ``sendfile`` (twisted issue 11395, open since 2004). What makes it possible with public names alone: a
@@ -152,8 +150,6 @@ class _Sendfile(_Sender):
             self._asked = True
             self._transport.startWriting()
             return
-        if not self._channel.writable:  # nobody else tells it now
-            self._channel.resumeProducing()
         try:
             sent = os.sendfile(self._socket, self._fd, self._offset, min(self._left, SLICE_BYTES))
         except (BlockingIOError, InterruptedError):

@@ -1,5 +1,3 @@
-# mypy: allow-untyped-calls, allow-subclassing-any
-# (most of twisted.web.http and twisted.web.server is not annotated)
 """Request bodies that stream through :mod:`twisted.web`.
 
 Stock twisted.web renders a resource when the whole body has been read and stored, and sends ``100 Continue`` before
@@ -38,6 +36,7 @@ from math import inf
 from typing import Any
 
 from attrs import frozen
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IReactorTime, ITCPTransport
 from twisted.internet.task import LoopingCall
@@ -414,6 +413,8 @@ class StreamingChannel(HTTPChannel):
     _bodyHeld = False
     #: Since when the transport takes no more of an answer.
     _blockedSince: float | None = None
+    #: A request that is done but for that.
+    _answered: StreamingRequest | None = None
     #: How much has been thrown away, and how much there is to come, if known.
     _discarded = 0
     _toDiscard: int | None = None
@@ -433,7 +434,8 @@ class StreamingChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        if ITCPTransport.providedBy(self.transport):
+        # UNIX sockets say that they were TCP in Twisted 22.4.
+        if ITCPTransport.providedBy(self.transport) and isinstance(self.getHost(), (IPv4Address, IPv6Address)):
             self.transport.setTcpNoDelay(True)
         self._enter(_Phase.IDLE, self.site.limits.header_timeout_s)
         self.site.channelMade(self)
@@ -448,9 +450,11 @@ class StreamingChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._enter(_Phase.CLOSED)
-        self._blockedSince = None
-        self.site.channelLost(self)
-        super().connectionLost(reason)
+        self._blockedSince = self._answered = None
+        try:
+            super().connectionLost(reason)
+        finally:
+            self.site.channelLost(self)
 
     # LineReceiver
 
@@ -478,7 +482,7 @@ class StreamingChannel(HTTPChannel):
             self._guard = None
         return line
 
-    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
+    def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse(uri_too_long() if self._guard is None else head_too_large())
 
     def rawDataReceived(self, data: bytes) -> None:
@@ -527,8 +531,14 @@ class StreamingChannel(HTTPChannel):
             self._goOn(request)
 
     def _goOn(self, request: StreamingRequest) -> None:
-        self._enter(_Phase.IDLE, self.site.limits.idle_timeout_s)
-        super().requestDone(request)
+        """Have the next request, once the answer to *request* has found its way into the socket: whoever sends many
+        requests at once and reads no answers must not fill our memory with them."""
+        if self.persistent and not self.writable:
+            self._enter(_Phase.REQUEST)
+            self._answered = request
+        else:
+            self._enter(_Phase.IDLE, self.site.limits.idle_timeout_s)
+            super().requestDone(request)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Twisted's parser gives up."""
@@ -565,6 +575,9 @@ class StreamingChannel(HTTPChannel):
         super().resumeProducing()
         if self._bodyHeld:
             self._networkProducer.pauseProducing()
+        if self._answered is not None:
+            answered, self._answered = self._answered, None
+            self._goOn(answered)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         super().registerProducer(producer, streaming)

@@ -139,7 +139,8 @@ class Beside:
     def _worth_a_job(self) -> bool:
         if self._first is not None:
             return True
-        return bool(self._waiting) and (self._waiting_bytes >= self._job_bytes or bool(self._until_drained))
+        wanted = self._paused or bool(self._until_drained) or self._waiting_bytes >= self._job_bytes
+        return wanted and bool(self._waiting)
 
     def _too_little_to_wait(self, size: int) -> bool:
         alone = not self._running and len(self._waiting) == 1 and self._first is None

@@ -9,6 +9,7 @@ field                                              source                       
 ``Digest``                                         RFC 3230, obsolete                   the whole file
 ``X-Checksum``, ``X-Checksum-Sha256``,             in use                               the whole file
 ``X-Content-SHA256``, ``X-SHA256``
+``Want-Repr-Digest``                               RFC 9530 section 4                   a wish, not a statement
 ================================================== ==================================== =================================
 
 All that are stated are verified. An algorithm that we don't know is passed over, as RFC 9530 has it; so is a structured
@@ -23,12 +24,15 @@ import hmac
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar, cast
 
 import http_sf
 from attrs import evolve, field, frozen
 from twisted.web.http_headers import Headers
 
 from hmacfs.errors import Refused
+
+T = TypeVar("T")
 
 #: :mod:`hashlib`'s name by the registered one (RFC 9530 section 7.2). The last two only find accidents.
 _ALGORITHMS: Mapping[str, str] = {"sha-256": "sha256", "sha-512": "sha512", "sha": "sha1", "md5": "md5"}
@@ -54,10 +58,15 @@ class StatedDigests:
 
     :ivar representation: of the whole file.
     :ivar content: of the body of this request.
+    :ivar wanted: algorithms, as :mod:`hashlib` names them, whose digest of the whole file the client would like to have.
+    :ivar ignored: names of fields that were passed over for an error of syntax. For the log: their senders believe that
+        something is verified.
     """
 
     representation: tuple[Digest, ...] = ()
     content: tuple[Digest, ...] = ()
+    wanted: frozenset[str] = frozenset()
+    ignored: tuple[str, ...] = ()
 
     @classmethod
     def from_headers(cls, headers: Headers) -> StatedDigests:
@@ -66,13 +75,15 @@ class StatedDigests:
         :raises Refused: 400 ``bad-digest`` for a digest of a wrong length, or one that isn't hexadecimal or base64
             where nothing else could be meant.
         """
+        ignored: list[str] = []
+        representation = _structured(headers, b"repr-digest", ignored)
+        content = _structured(headers, b"content-digest", ignored)
+        wanted = _wanted(headers, ignored)
         return cls(
-            representation=(
-                *_structured(headers, b"repr-digest"),
-                *_rfc3230(headers),
-                *_hexadecimal(headers),
-            ),
-            content=(*_structured(headers, b"content-digest"), *_content_md5(headers)),
+            representation=(*representation, *_rfc3230(headers), *_hexadecimal(headers)),
+            content=(*content, *_content_md5(headers)),
+            wanted=wanted,
+            ignored=tuple(ignored),
         )
 
     def of_whole_file(self) -> StatedDigests:
@@ -111,20 +122,37 @@ def etag(sha256: bytes) -> str:
     return f'"{sha256.hex()[:32]}"'
 
 
-def _structured(headers: Headers, name: bytes) -> Iterator[Digest]:
+def _structured(headers: Headers, name: bytes, ignored: list[str]) -> list[Digest]:
+    members = _members(headers, name, bytes, ignored)
+    return [_digest(name, key, value) for key, value in members.items()]
+
+
+def _wanted(headers: Headers, ignored: list[str]) -> frozenset[str]:
+    weights = _members(headers, b"want-repr-digest", int, ignored)
+    # From 1 to 10 is how much; 0 is not at all.
+    return frozenset(_ALGORITHMS[key] for key, weight in weights.items() if weight > 0)
+
+
+def _members(headers: Headers, name: bytes, kind: type[T], ignored: list[str]) -> dict[str, T]:
+    """The members, of algorithms that we know, of a field that is a Dictionary (RFC 9651 section 3.2).
+
+    An error of syntax, or a value of another kind than the field's definition says, costs the whole field.
+    """
     lines = headers.getRawHeaders(name)
     if lines is None:
-        return
+        return {}
     try:
-        members = http_sf.parse(b", ".join(lines), tltype="dictionary")
-    except ValueError:
-        return
-    assert isinstance(members, dict)
-    for key, member in members.items():
-        # (value, parameters); an inner list has a list for its value.
-        value = member[0] if isinstance(member, tuple) else None
-        if key in _ALGORITHMS and isinstance(value, bytes):
-            yield _digest(name, key, value)
+        parsed = http_sf.parse(b", ".join(lines), tltype="dictionary")
+        assert isinstance(parsed, dict)
+        known = {key: member[0] for key, member in parsed.items() if key in _ALGORITHMS and isinstance(member, tuple)}
+        # bool is an int to Python, and a key without a value is True.
+        if not all(type(value) is kind for value in known.values()):
+            raise ValueError("a value of another type")
+    except (ValueError, LookupError, ArithmeticError):
+        # Before 1.5 the parser lets an IndexError through.
+        ignored.append(name.decode("ascii"))
+        return {}
+    return cast("dict[str, T]", known)
 
 
 def _rfc3230(headers: Headers) -> Iterator[Digest]:

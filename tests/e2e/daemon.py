@@ -63,6 +63,7 @@ class Daemon:
             "Secret": SECRET,
             "StoreDir": str(self.store),
         }
+        self._quiet = text is not None or "LogFile" in keys
         self.config.write_text(toml({**settings, **keys}) if text is None else text, encoding="utf-8")
         self.spawn()
 
@@ -72,14 +73,17 @@ class Daemon:
         self.process = self._case.started(Process("hmacfs", argv, cwd=self.directory))
 
     def started(self) -> Daemon:
-        """Wait until it answers on its port.
+        """Wait until it says that it listens, or answers on its port if it says so in a file.
 
         :raises GaveUp: it has ended instead.
         """
-        return self.started_on(lambda: accepts(self.port))
+        if self._quiet:
+            return self.started_on(lambda: accepts(self.port))
+        self.process.wait_for_line("listens at")
+        return self
 
     def started_on(self, ready: Callable[[], bool]) -> Daemon:
-        """The same, where *ready* tells whether it answers."""
+        """Wait until *ready*."""
 
         def probe() -> bool:
             if not self.process.running:

@@ -26,8 +26,6 @@ http {{
     upstream keepalive {{ server 127.0.0.1:{upstream_port}; keepalive 8; }}
     upstream closing {{ server 127.0.0.1:{upstream_port}; }}
     client_max_body_size 0;
-    proxy_set_header Host $host;
-    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 {servers}
 }}
 """
@@ -40,6 +38,8 @@ SERVER = """
             proxy_request_buffering {buffering};
             proxy_http_version {version};
             proxy_set_header Connection {connection};
+            proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
         }}
     }}
 """

@@ -78,14 +78,24 @@ class TransferTests(CurlTestCase):
             self.assertEqual((answer.status, answer.header("Access-Control-Allow-Origin")), (status, "*"))
 
     def test_one_connection(self) -> None:
-        """Upload, refusal and download share a connection."""
+        """Upload, download and a question in vain share a connection."""
         daemon, file = Daemon(self).started(), self.file()
-        url, described = daemon.url(signing.url_path(PATH)), ["-w", "%{http_code} %{num_connects}\n"]
-        fixed = ["-q", "-sS", "-o", os.devnull, *described]
+        fixed: list[str | Path] = ["-q", "-sS", "-o", os.devnull, "-w", "%{http_code} %{num_connects}\n"]
         put: list[str | Path] = [*fixed, "-T", file, self.put_url(daemon, file)]
-        refused: list[str | Path] = [*fixed, "-T", file, url]
-        done = run([program("curl"), *put, "--next", *refused, "--next", *fixed, url])
-        self.assertEqual(done.text, "201 1\n403 0\n200 0\n")
+        missing, found = (daemon.url(signing.url_path(path)) for path in ("no/file", PATH))
+        done = run([program("curl"), *put, "--next", *fixed, missing, "--next", *fixed, found])
+        self.assertEqual(done.text, "201 1\n404 0\n200 0\n")
+
+    def test_refused_body_is_skipped(self) -> None:
+        """Behind a body that was refused the next request of the connection is found, pipelined or not."""
+        daemon = Daemon(self).started()
+        body = os.urandom(50_000)
+        head = f"PUT {signing.v(PATH, 50_000)} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\n".encode()
+        with Connection(daemon.port) as connection:
+            self.assertEqual(connection.request("PUT", signing.url_path(PATH), body=body).status, 403)
+            connection.send(head.replace(b"?v=", b"?x=") + body + head + body)
+            self.assertEqual([connection.answer("PUT").status for _ in range(2)], [403, 201])
+        self.assertEqual(daemon.ask("GET", signing.url_path(PATH)).body, body)
 
     def test_http_1_0(self) -> None:
         """HTTP/1.0 clients (Pidgin) upload and download, and the end of the connection ends the answer."""

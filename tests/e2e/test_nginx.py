@@ -112,13 +112,20 @@ class RefusalTests(NginxTestCase):
         self.everywhere(daemon, lambda front, path: put(front, signing.v(path, 1)), 403, "bad-signature")
 
     def test_bad_token(self) -> None:
-        """401 for a token under another secret."""
+        """401 for what is no token at all."""
+        daemon = Daemon(self, BlockAfterFails=0).started()
+        self.everywhere(
+            daemon, lambda front, path: put(front, signing.url_path(path), "Bearer no.good.token"), 401, "bad-token"
+        )
+
+    def test_forged_token(self) -> None:
+        """403 for a token under another secret."""
         daemon = Daemon(self, BlockAfterFails=0).started()
 
         def send(front: Front, path: str) -> Answer:
             return put(front, signing.url_path(path), signing.bearer(path, SIZE_BYTES, secret="another"))
 
-        self.everywhere(daemon, send, 401, "bad-token")
+        self.everywhere(daemon, send, 403, "bad-signature")
 
     def test_other_file(self) -> None:
         """409 where another file is stored already."""

@@ -97,15 +97,14 @@ class RefusalTests(ProsodyTestCase):
         """Signatures under another secret are refused, and nothing is stored."""
         daemon = Daemon(self, BlockAfterFails=0).started()
         prosody, file = self.prosody(daemon, secret="another-secret-of-the-tests-0123"), self.file(1000)
-        refused = ((V1, 403, "bad-signature"), (V2, 403, "bad-signature"), (SHARE, 401, "bad-token"))
-        for component, status, reason in refused:
+        for component in COMPONENTS:
             slot = prosody.slot(component, file.name, 1000, "image/jpeg")
             put = self.put(slot, file, "image/jpeg")
-            self.assertEqual(put.status, status, component)
-            self.assertIn(reason, put.text)
+            self.assertEqual(put.status, 403, component)
+            self.assertIn("bad-signature", put.text)
             with self.assertRaises(RequestFailed) as raised:
                 prosody.upload(component, [(file, "image/jpeg")])
-            self.assertIn(str(status), str(raised.exception))
+            self.assertIn("403", str(raised.exception))
         self.assertEqual(daemon.files(), [])
 
     def test_larger_than_hmacfs_takes(self) -> None:
@@ -152,11 +151,11 @@ class RefusalTests(ProsodyTestCase):
     def test_dot_dot(self) -> None:
         """Prosody signs the name ``..``; hmacfs does not store it."""
         daemon = Daemon(self, BlockAfterFails=0).started()
-        prosody, file = self.prosody(daemon), self.file(4)
+        prosody = self.prosody(daemon)
         for component in COMPONENTS:
             slot = prosody.slot(component, "..", 4, "text/plain")
-            options = [word for name, value in slot.headers.items() for word in ("-H", f"{name}: {value}")]
-            put = curl("--path-as-is", "-T", file, *options, "-H", "Content-Type: text/plain", slot.put)
+            target = slot.put.removeprefix(daemon.url(""))
+            put = daemon.ask("PUT", target, {**slot.headers, "Content-Type": "text/plain"}, b"1234")
             self.assertEqual(put.status, 400, component)
             self.assertIn("bad-path", put.text)
         self.assertEqual(daemon.files(), [])

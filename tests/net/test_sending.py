@@ -228,19 +228,17 @@ class Sendfile:
         self._waiting: list[Deferred[None]] = []
         test.patch(sending.os, "sendfile", self._call)
 
-    def until_full(self) -> Deferred[None]:
-        """Fires when a socket has taken less than it was given."""
+    def until_called(self) -> Deferred[None]:
+        """Fires after the next call."""
         self._waiting.append(Deferred())
         return self._waiting[-1]
 
     def _call(self, out: int, fd: int, offset: int, size: int) -> int:
         self.sizes.append(size)
-        sent = self._sendfile(out, fd, offset, size)
-        if sent < size:
-            waiting, self._waiting = self._waiting, []
-            for deferred in waiting:  # not from within the transport's call
-                reactor.callLater(0, deferred.callback, None)
-        return sent
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:  # not from within the transport's call
+            reactor.callLater(0, deferred.callback, None)
+        return self._sendfile(out, fd, offset, size)
 
 
 class SendfileTests(LiveTestCase):
@@ -321,13 +319,13 @@ class SendfileTests(LiveTestCase):
 
     @inlineCallbacks
     def begin(self, handler: FileHandler, site: LiveSite, size: int) -> Iterator[Any]:
-        """A client that has asked and doesn't read; fires with it when the socket is full."""
+        """A client that has asked and doesn't read; fires with it when the sending has begun."""
         address = self.tcp(site)
-        full = self.sendfile.until_full()
+        begun = self.sendfile.until_called()
         client = dial(address)
         self.addCleanup(client.close)
         client.sendall(get(b"/0-%d" % size))
-        yield full
+        yield begun
         return client
 
     @inlineCallbacks
@@ -411,10 +409,9 @@ class SendfileTests(LiveTestCase):
 
     @inlineCallbacks
     def test_after_answers_that_filled_the_transport(self) -> Iterator[Any]:
-        """A connection that was told to wait when the file took over is told to go on."""
+        """Small parts, which are copied and may fill the transport, and files take turns without end."""
         handler, site = self.serve()
         address = self.tcp(site)
-        # Small parts are copied, and pile up in the transport until it is full; then comes a file, and more requests.
         requests = get(b"/0-60000") * 5 + get(b"/0-%d" % len(self.data)) + get(b"/7-9") * 2000
         requests += get(b"/0-3").replace(b"1.1", b"1.0")
         received = yield in_thread(ask, address, requests)

@@ -765,6 +765,37 @@ class ConnectionTests(SynchronousTestCase):
         wire.channel.resumeProducing()
         self.assertEqual(told, ["pause", "resume"])
 
+    def test_answers_that_nobody_reads(self) -> None:
+        """A request behind an answer that has filled the transport waits, so that answers don't pile up in memory."""
+        later = Later()
+        wire, _, clock = connect(later, idle_timeout_s=60, write_timeout_s=900)
+        wire.send(get() + put(b"abc") + get())
+        wire.channel.pauseProducing()
+        respond(later.request, 200, b"x" * 100 * KiB)
+        self.assertEqual(len(later.requests), 1)
+        clock.advance(899)
+        self.assertEqual(wire.end, OPEN)
+        wire.channel.resumeProducing()
+        self.assertEqual(len(later.requests), 2)
+        respond(later.request, 200)
+        respond(later.request, 200)
+        self.assertEqual(wire.statuses(), [200] * 3)
+        clock.advance(60)
+        self.assertEqual(wire.end, CLOSED)
+
+    def test_answers_that_nobody_reads_after_a_refusal(self) -> None:
+        """The same where the rest of a body was skipped."""
+        later = Later()
+        wire, _, clock = connect(later, linger_s=5)
+        wire.send(put(length=3))
+        wire.channel.pauseProducing()
+        respond(later.request, 403)
+        wire.channel.dataReceived(b"abc" + get())
+        clock.advance(100)
+        self.assertEqual((wire.end, len(later.requests)), (OPEN, 1))
+        wire.channel.resumeProducing()
+        self.assertEqual(len(later.requests), 2)
+
     def test_no_http2(self) -> None:
         """A TLS endpoint must not agree on h2, whose requests are rendered late."""
         self.assertEqual(StreamingSite(Resource(), reactor=Clock()).acceptableProtocols(), [b"http/1.1"])

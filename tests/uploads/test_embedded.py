@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from hmacfs.net.threads import InlineThreads, Threads
 from hmacfs.uploads.embedded import LET_GO_POLL_S, EmbeddedUploadState
 from hmacfs.uploads.state import LEASE_S
-from tests.uploads.test_state import NOW, OFFSETS, STEPS, TTL_S, Step, UploadStateMixin
+from tests.uploads.test_state import NOW, OFFSETS, STEPS, TTL_S, AwaitedTestCase, Step, UploadStateMixin
 
 
 class EmbeddedMixin(UploadStateMixin):
@@ -39,14 +39,14 @@ class EmbeddedMixin(UploadStateMixin):
         self.clock.advance(LET_GO_POLL_S)
 
 
-class InlineTests(EmbeddedMixin, TestCase):
+class InlineTests(EmbeddedMixin, AwaitedTestCase):
     """In the order in which it is written."""
 
     def setUp(self) -> None:
         self.make_store(InlineThreads())
 
 
-class ThreadsTests(EmbeddedMixin, TestCase):
+class ThreadsTests(EmbeddedMixin, AwaitedTestCase):
     """As it is run: the calls of two processes in threads."""
 
     def setUp(self) -> None:
@@ -54,7 +54,6 @@ class ThreadsTests(EmbeddedMixin, TestCase):
         pool.start()
         self.addCleanup(pool.stop)
         self.make_store(Threads(reactor, pool))
-
-    async def tearDown(self) -> None:
-        await self.state.stop()
-        await self.other.stop()
+        # Cleanups run backwards: first the stores, then their threads.
+        self.addCleanup(self.state.stop)
+        self.addCleanup(self.other.stop)
