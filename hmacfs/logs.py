@@ -29,7 +29,7 @@ from twisted.logger import (
 from zope.interface import implementer
 
 from hmacfs.errors import StartError
-from hmacfs.units import human_size
+from hmacfs.units import human_duration, human_size
 
 LEVELS: Final = ("debug", "info", "warn", "error")
 
@@ -93,7 +93,7 @@ def text_line(entry: RequestEntry) -> str:
         words.append(entry.reason)
     carried = max(entry.received_bytes, entry.sent_bytes) if entry.status < 400 else entry.received_bytes
     if carried or entry.status < 300:
-        words.append(f"{human_size(carried)} in {entry.seconds:.3g} s")
+        words.append(f"{human_size(carried)} in {human_duration(entry.seconds)}")
     words.append(f"from {entry.client}")
     if entry.session:
         words.append(f"session={entry.shown_session}")

@@ -6,10 +6,10 @@ import platform
 from collections.abc import Callable
 from typing import Final
 
+import twisted
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-import twisted
 from hmacfs import __version__
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST

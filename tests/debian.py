@@ -23,7 +23,8 @@ OLD_END = (
     "python3-twisted",
     "python3-venv",
 )
-NOT_IN_DEBIAN = ("http-sf", "txredisapi")
+NOT_IN_DEBIAN = ("http-sf", "typing-extensions", "txredisapi")
+"""What pip brings, without dependencies; http-sf needs a newer typing-extensions than Debian 12's."""
 SERVICES = {"prosody": "prosody", "redis-server": "redis-server", "nginx-light": "nginx"}
 """The package that brings a service, and the service."""
 
@@ -69,7 +70,10 @@ def old_end(directory: Path, root: Path) -> Path | None:
     if not (is_debian() and all(_is_installed(package) for package in OLD_END)):
         return None
     python = directory / "bin" / "python"
-    made = python.exists() and subprocess.run([python, "-c", "import http_sf, txredisapi, hmacfs"], check=False)
+    made = python.exists() and subprocess.run(
+        [python, "-c", "import hmacfs, http_sf, importlib.util as util; assert util.find_spec('txredisapi')"],
+        check=False,
+    )
     if not made or made.returncode != 0:
         subprocess.run([PYTHON, "-m", "venv", "--clear", "--system-site-packages", directory], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]

@@ -89,7 +89,7 @@ class _One(Factory):
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
 
-    def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: ARG002
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         self._protocol.factory = self
         return self._protocol
 

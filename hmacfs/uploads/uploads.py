@@ -8,7 +8,7 @@ that is stored is ever overwritten.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -28,7 +28,7 @@ from hmacfs.storage.store import AlreadyStored, OpenFile, Store, StoredFile
 from hmacfs.storage.tree import PathConflict
 from hmacfs.uploads.body import ContentMismatch
 from hmacfs.uploads.comparing import Comparison, same_content
-from hmacfs.uploads.digests import Digest, StatedDigests, algorithms, check
+from hmacfs.uploads.digests import StatedDigests, algorithms, check
 from hmacfs.uploads.identity import new_token, upload_id
 from hmacfs.uploads.note import decode, read_note
 from hmacfs.uploads.plan import Plan, plan
@@ -36,7 +36,7 @@ from hmacfs.uploads.request import UploadRequest
 from hmacfs.uploads.retrying import unavailable
 from hmacfs.uploads.session import Session, Superseded
 from hmacfs.uploads.state import Busy, Holder, IUploadState, NewUpload, StateUnavailable, Status, UnknownUpload
-from hmacfs.uploads.takeup import TakeUp, gone, newest, why_over
+from hmacfs.uploads.takeup import TakeUp, as_upload, gone, newest, why_over
 from hmacfs.uploads.turns import PATIENCE_S, Turn, Turns, busy
 from hmacfs.uploads.upload import Means, Upload
 
@@ -148,7 +148,7 @@ class Uploads:
         finally:
             turn.end()
 
-    def begun(self, path: SlotPath, identity: bytes) -> Slot | None:
+    async def begun(self, path: SlotPath, identity: bytes) -> Slot | None:
         """The slot of an unfinished upload, for a request that shows the credential that began it.
 
         That credential was right when the upload began, for the whole file. So it is good for the rest of the file,
@@ -156,8 +156,13 @@ class Uploads:
 
         :param identity: :attr:`hmacfs.access.slot.Slot.signature`.
         """
-        note = self._store.part_note(self._id(path, identity))
+        uid = self._id(path, identity)
+        if not self._store.has_part(uid):
+            return None
+        note = self._store.part_note(uid)
         upload = None if note is None else decode(note)
+        if upload is None:
+            upload = await self._recorded(uid)
         if upload is None:
             return None
         return Slot(path, upload.total, upload.content_type, upload.owner, upload.file_expires, "begun", identity)
@@ -217,6 +222,14 @@ class Uploads:
 
     def _id(self, path: SlotPath, identity: bytes) -> str:
         return upload_id(self._key, path.encoded, identity)
+
+    async def _recorded(self, uid: str) -> NewUpload | None:
+        """What the state store knows of an upload whose part has no note: its file system has no attributes."""
+        try:
+            record = await self._state.get(uid)
+        except StateUnavailable as away:
+            raise _away(away) from None
+        return None if record is None else as_upload(record)
 
     async def _stored(self, path: SlotPath) -> OpenFile | None:
         async def attempt() -> OpenFile | None:
@@ -359,7 +372,7 @@ class Uploads:
             placed.end,
             self._means,
             arrived=reservation.wrote,
-            file_algorithms=self._algorithms(stated.representation) if placed.end == total else frozenset(),
+            file_algorithms=self._algorithms(stated) if placed.end == total else frozenset(),
             body_algorithms=algorithms(stated.content),
             restart=session.restart_at if placed.restarts else None,
             checkpoint=_not_now if atomic else session.checkpoint,
@@ -410,8 +423,10 @@ class Uploads:
             raise
         return await self._publish(session, slot, digests.get("sha256"))
 
-    def _algorithms(self, stated: Iterable[Digest]) -> frozenset[str]:
-        return algorithms(stated) | ({"sha256"} if self._hash_all else frozenset())
+    def _algorithms(self, stated: StatedDigests) -> frozenset[str]:
+        return algorithms(stated.representation) | (
+            {"sha256"} if self._hash_all or "sha256" in stated.wanted else frozenset()
+        )
 
     async def _storage_failed(self, session: Session, error: OSError) -> Refused:
         """What the client is told when the disk doesn't do what it should."""

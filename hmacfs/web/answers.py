@@ -13,7 +13,6 @@ from twisted.web.server import Request
 from hmacfs.errors import Refused
 from hmacfs.web import cors
 
-
 #: The headers of every answer, those that no resource gives among them.
 ALWAYS: tuple[tuple[str, str], ...] = (*cors.ALWAYS, ("Server", "hmacfs"), ("X-Content-Type-Options", "nosniff"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define
@@ -20,6 +20,10 @@ from hmacfs.web.answers import ALWAYS
 
 #: What a request is logged with whose client was gone before it had an answer, as nginx does it. Never sent.
 CLIENT_GONE = 499
+
+
+#: What a GET has brought, by status.
+_DOWNLOADS: Mapping[int, str] = {200: "whole", 206: "part", 304: "unchanged"}
 
 
 @define
@@ -148,3 +152,8 @@ class HmacfsSite(StreamingSite):
                 metrics.upload_duration.observe(entry.seconds)
             elif entry.reason:
                 metrics.upload_errors.labels(entry.reason).inc()
+        elif entry.method == "GET":
+            if entry.reason:
+                metrics.download_errors.labels(entry.reason).inc()
+            elif entry.status in _DOWNLOADS:
+                metrics.downloads.labels(_DOWNLOADS[entry.status]).inc()

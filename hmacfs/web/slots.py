@@ -10,6 +10,7 @@ from hmacfs.net.threads import Threads
 from hmacfs.storage.names import SlotPath
 from hmacfs.units import human_size
 from hmacfs.uploads.digests import repr_digest
+from hmacfs.uploads.identity import check_token
 from hmacfs.uploads.request import UploadRequest
 from hmacfs.uploads.session import Superseded
 from hmacfs.uploads.uploads import Progress, Receipt, Uploads
@@ -63,10 +64,13 @@ class SlotResource(AsyncResource):
 
     async def _head(self, request: HmacfsRequest) -> Answer | None:
         path = _path(request)
+        _echo_session(request)
         stored = await self._downloads.find(path)
-        if stored is not None:
-            return await self._downloads.serve(request, stored, path.name)
         identity = self._gate.identify(_attempt(request, None))
+        if stored is not None:
+            if identity is not None:
+                request.setHeader(b"upload-complete", b"?1")
+            return await self._downloads.serve(request, stored, path.name)
         progress = None if identity is None else await self._uploads.progress(path, identity)
         if progress is None:
             raise _not_found()
@@ -74,11 +78,12 @@ class SlotResource(AsyncResource):
 
     async def _put(self, request: HmacfsRequest) -> Answer | None:
         path = _path(request)
+        _echo_session(request)
         _refuse_forms(request)
         asked = UploadRequest.from_headers(request.requestHeaders, _length(request))
-        if asked.token is not None:
-            _name_session(request, asked.token)
-        slot = self._authorize(request, path, asked)
+        for name in asked.digests.ignored:
+            self._log.warn("a client's {name} is malformed and was passed over", name=name)
+        slot = await self._authorize(request, path, asked)
         self._check_size(slot, asked)
         try:
             receipt = await self._uploads.receive(slot, asked, request.body)
@@ -90,6 +95,7 @@ class SlotResource(AsyncResource):
 
     async def _delete(self, request: HmacfsRequest) -> Answer:
         path = _path(request)
+        _echo_session(request)
         identity = self._gate.identify(_attempt(request, None))
         if identity is None:
             raise Refused(403, "missing-signature", "Giving an upload up takes the URL that it was begun with.")
@@ -101,13 +107,13 @@ class SlotResource(AsyncResource):
             raise _not_found()
         return Answer(204)
 
-    def _authorize(self, request: HmacfsRequest, path: SlotPath, asked: UploadRequest) -> Slot:
+    async def _authorize(self, request: HmacfsRequest, path: SlotPath, asked: UploadRequest) -> Slot:
         attempt = _attempt(request, asked.total)
         try:
             return self._gate.authorize(path, attempt)
         except Refused as refused:
             identity = self._gate.identify(attempt) if refused.reason in _PERHAPS_BEGUN else None
-            slot = None if identity is None else self._uploads.begun(path, identity)
+            slot = None if identity is None else await self._uploads.begun(path, identity)
             if slot is not None:
                 return slot
             if refused.reason == "bad-signature":
@@ -168,6 +174,16 @@ def _refuse_forms(request: HmacfsRequest) -> None:
     content_type = _header(request, b"content-type")
     if content_type is not None and content_type.strip().lower().startswith(_FORMS):
         raise Refused(415, "bad-media-type", "Send the bytes of the file as they are, not in a form.")
+
+
+def _echo_session(request: HmacfsRequest) -> None:
+    """Whatever becomes of the request, its session token stands in the answer.
+
+    :raises Refused: 400 for one that can't be a token.
+    """
+    token = _header(request, b"x-session-token")
+    if token is not None:
+        _name_session(request, check_token(token))
 
 
 def _name_session(request: HmacfsRequest, token: str) -> None:

@@ -1,0 +1,145 @@
+"""``make bench``: upload throughput, side by side in one run, as ratios.
+
+The servers take turns, so that what the machine does beside hits them alike; what is compared is the ratio of two
+neighbouring runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import twisted
+from attrs import frozen
+
+from bench.load import __file__ as LOAD
+from bench.servers import SECRET, Redis, Server, hmacfs, plain
+
+MIB = 1024 * 1024
+BUFFER_BYTES = 256 * 1024
+
+
+@frozen
+class Work:
+    """What each server is asked to do."""
+
+    name: str
+    size: int
+    count: int
+    connections: int
+
+    def rate(self, seconds: float) -> str:
+        if self.count == 1:
+            return f"{self.size / MIB / seconds:,.0f} MiB/s"
+        return f"{self.count / seconds:,.0f} files/s"
+
+
+@frozen
+class Pair:
+    """Two servers to be compared, and what their ratio should be at least."""
+
+    one: str
+    other: str
+    meaning: str
+    target: float | None
+
+
+PAIRS = (
+    Pair("checksums", "no checksums", "ChecksumVerification on, against off", 0.75),
+    Pair("redis", "checksums", "with Redis, against the embedded store", 0.95),
+    Pair("no checksums", "plain", "hmacfs without checksums, against a bare streaming PUT without fsync", None),
+    Pair("checksums", "plain", "hmacfs as it ships, against a bare streaming PUT without fsync", None),
+)
+
+
+def run(server: Server, work: Work, source: Path) -> tuple[float, float]:
+    """Wall seconds of the load, and CPU seconds of the server."""
+    server.clean()
+    secret = "" if server.name == "plain" else SECRET
+    before = _cpu_seconds(server.pid)
+    argv = [sys.executable, LOAD, str(server.port), str(source), str(work.count), str(work.connections), secret]
+    seconds = float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+    return seconds, _cpu_seconds(server.pid) - before
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def compare(servers: Sequence[Server], work: Work, rounds: int, root: Path) -> str:
+    """Measure *work* on all servers in turn; a Markdown section."""
+    source = root / "source"
+    source.write_bytes(os.urandom(min(work.size, MIB)) * max(1, work.size // MIB))
+    times: dict[str, list[tuple[float, float]]] = {server.name: [] for server in servers}
+    for turn in range(rounds + 1):
+        for server in servers:
+            measured = run(server, work, source)
+            if turn:  # the first warms up
+                times[server.name].append(measured)
+    lines = [f"### {work.name}", "", "| server | rate (median) | CPU s (median) |", "| --- | --- | --- |"]
+    for name, measured in times.items():
+        seconds, cpu = (statistics.median(column) for column in zip(*measured, strict=True))
+        lines.append(f"| {name} | {work.rate(seconds)} | {cpu:.2f} |")
+    lines += ["", "| ratio of throughput | median | min to max | wanted |", "| --- | --- | --- | --- |"]
+    for pair in PAIRS:
+        ratios = [other / one for (one, _), (other, _) in zip(times[pair.one], times[pair.other], strict=True)]
+        wanted = "" if pair.target is None else f"≥ {pair.target:.2f}"
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        lines.append(f"| {pair.meaning} | **{statistics.median(ratios):.2f}** | {spread} | {wanted} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--quick", action="store_true", help="small and once: only to see that it runs")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--write", type=Path, help="put the result into this page, below its marker")
+    parser.add_argument("--directory", type=Path, default=None, help="where the files go (a temporary directory)")
+    options = parser.parse_args()
+    rounds = 1 if options.quick else options.rounds
+    works = (
+        Work("One file of 1 GiB", (8 if options.quick else 1024) * MIB, 1, 1),
+        Work("1,000 files of 100 KiB, 8 connections", 100 * 1024, 50 if options.quick else 1000, 8),
+    )
+    root = Path(tempfile.mkdtemp(prefix="hmacfs-bench-", dir=options.directory))
+    redis = Redis(root)
+    servers: list[Server] = []
+    try:
+        servers.append(plain("plain", root, BUFFER_BYTES))
+        common = {"BufferSize": BUFFER_BYTES, "MinFreeSpace": 0, "LogLevel": "warn"}
+        servers.append(hmacfs("no checksums", root, {**common, "ChecksumVerification": False}))
+        servers.append(hmacfs("checksums", root, common))
+        servers.append(hmacfs("redis", root, {**common, "RedisAddr": f"unix:{redis.socket}"}))
+        report = "\n".join(compare(servers, work, rounds, root) for work in works)
+    finally:
+        for server in servers:
+            server.stop()
+        redis.stop()
+        shutil.rmtree(root)
+    print(report)
+    if options.write is not None:
+        _write(options.write, report, rounds)
+
+
+def _write(page: Path, report: str, rounds: int) -> None:
+    marker = "<!-- results -->"
+    head = page.read_text(encoding="utf-8").partition(marker)[0]
+    machine = (
+        f"Measured on {date.today()}: {os.cpu_count()} cores shared with the load, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, Twisted {twisted.__version__}; {rounds} rounds after one to warm up."
+    )
+    page.write_text(f"{head}{marker}\n\n{machine}\n\n{report}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
