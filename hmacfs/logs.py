@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from math import isfinite
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from attrs import evolve, frozen
 from twisted.logger import (
@@ -23,7 +23,6 @@ from twisted.logger import (
     LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
-    eventAsText,
     formatEvent,
 )
 from zope.interface import implementer
@@ -33,19 +32,45 @@ from hmacfs.units import human_duration, human_size
 
 LEVELS: Final = ("debug", "info", "warn", "error")
 
+_STDOUT: Final = 1
+_STDERR: Final = 2
+
 #: How often it is looked whether the log file has been rotated away, in seconds.
 _LOOK_EVERY_S: Final = 1.0
 
 #: How often it is said on standard error that the log can't be written, in seconds.
 _COMPLAIN_EVERY_S: Final = 60.0
 
-#: Of a session token, so many characters tell two sessions apart in a log and open nothing.
+#: Of a session token, so many characters at most tell two sessions apart in a log and open nothing.
 _SESSION_CHARACTERS: Final = 8
 
+#: Of one text in an event, a traceback for instance, so many characters are logged: its beginning and its end.
+_TEXT_CHARACTERS: Final = 16_384
+
+#: What is in containers deeper than that is logged as Python shows it.
+_CONTAINER_DEPTH: Final = 4
+
+#: What Twisted's old log adds to the events of the new one.
+_OLD_KEYS: Final = frozenset({"failure", "format", "isError", "message", "system", "time", "why"})
+
+#: The journal's names of our levels (sd-daemon(3)).
+_PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warn": "<4>", "error": "<3>", "critical": "<2>"}
+
+#: Of these, one is in every text with a secret. To look for them takes a fraction of what the next takes.
+_HINTS: Final = ("v=", "v2", "v3", "v%3d", "v'", 'v"', "v\\", "token", "bearer", "eyj", "://")
+
+#: The first group stays, what follows it goes: signatures in a query or in a dict of one, bearer tokens, tokens in JWT
+#: form wherever they are, passwords in URLs.
 _SECRETS: Final = re.compile(
-    r"(?<![A-Za-z0-9_])((?:v|v2|v3|token)=)[0-9A-Fa-f]{16,}|(Bearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE
+    r"((?<![a-z0-9_])(?:v[23]?|token)(?:%3d|[^a-z0-9]{1,8}(?:b['\"])?))[0-9a-f]{8,}"
+    r"|(bearer[\s:]+)[a-z0-9._~+/=-]+"
+    r"|()(?<![a-z0-9_-])eyj[a-z0-9_-]{8,}\.[a-z0-9_.-]+"
+    r"|(://[^/\s:@]*:)[^/\s@]+(?=@)",
+    re.IGNORECASE,
 )
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+#: What could end a line, move a terminal's cursor, turn the direction of writing, or isn't a character.
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @frozen
@@ -81,9 +106,9 @@ class RequestEntry:
 
     @property
     def shown_session(self) -> str:
-        """What a log may show of the session token."""
-        shown = self.session[:_SESSION_CHARACTERS]
-        return f"{shown}…" if len(self.session) > len(shown) else shown
+        """What a log may show of the session token: never more than half of it."""
+        shown = self.session[: min(_SESSION_CHARACTERS, len(self.session) // 2)]
+        return f"{shown}…" if self.session else ""
 
 
 def text_line(entry: RequestEntry) -> str:
@@ -125,111 +150,155 @@ def json_fields(entry: RequestEntry) -> dict[str, object]:
 
 
 def masked(text: str) -> str:
-    """*text* in one line, and without what looks like a signature or a token."""
-    text = _SECRETS.sub(lambda match: f"{match[1] or match[2]}[hidden]", text)
-    return _CONTROLS.sub(lambda control: f"\\x{ord(control[0]):02x}", text)
+    """*text* in one line, and without what looks like a signature, a token or a password."""
+    lowered = text.lower()
+    for hint in _HINTS:
+        if hint in lowered:
+            text = _SECRETS.sub(lambda match: f"{match[match.lastindex or 0]}[hidden]", text)
+            break
+    if text.isprintable():
+        return text
+    return _CONTROLS.sub(_escaped, text)
 
 
-class Sink(Protocol):
-    """Where lines go."""
+class Sink:
+    """Lines on an open descriptor.
+
+    A line that can't be written is lost, which standard error is told from time to time; never does a request fail for
+    it. May be used from any thread, and from within a signal's handler: each line is one write, and there is no lock.
+
+    :param name: what standard error is told about.
+    :param clock: seconds, monotonic.
+    :ivar lost: how many lines were lost.
+    """
+
+    def __init__(self, fd: int, name: str, clock: Callable[[], float] = time.monotonic, stderr: int = _STDERR) -> None:
+        self.lost = 0
+        self._fd = fd
+        self._name = name
+        self._clock = clock
+        self._stderr = stderr
+        self._cut = False
+        self._complained_at: float | None = None
 
     def write(self, line: str) -> None:
         """Write one line, without its end. Never raises."""
-
-
-class StreamSink:
-    """Lines on an open stream: standard output."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, line: str) -> None:
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        if self._cut:
+            # What a full disk has left of a line must not become the beginning of this one.
+            data = b"\n" + data
         try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            # Nobody reads any more. There is nowhere to say so.
+            self._cut = os.write(self._fd, data) < len(data)
+        except OSError as error:
+            self._lose(error.strerror)
+        else:
+            if self._cut:
+                self._lose("no room for a whole line")
+
+    def reopen(self) -> None:
+        """Begin anew with what has the name now, if it is a file that has one. Never raises."""
+
+    def _lose(self, why: str) -> None:
+        self.lost += 1
+        self._complain(why)
+
+    def _complain(self, why: str) -> None:
+        now = self._clock()
+        if self._complained_at is not None and now - self._complained_at < _COMPLAIN_EVERY_S:
+            return
+        self._complained_at = now
+        # Not sys.stderr: under twistd that leads back into the log.
+        try:
+            os.write(self._stderr, f"hmacfs: {self._name}: {why}; {self.lost} lines lost so far\n".encode())
+        except OSError:
             pass
 
 
-class FileSink:
+class FileSink(Sink):
     """Lines in a file, which is made anew when it has been renamed or removed (logrotate).
 
-    A line that can't be written is lost, which standard error is told from time to time; never does a request fail for
-    it.
+    If a new one can't be made, the old one goes on being used, whatever its name is by now.
 
-    :param clock: seconds, monotonic.
     :raises StartError: when the file can't be had.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path = path
-        self._clock = clock
-        self._fd = -1
-        self._looked_at = clock()
-        self._complained_at: float | None = None
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, stderr: int = _STDERR) -> None:
         try:
-            self._open()
+            fd = _open_log(path)
         except OSError as error:
-            raise StartError(f"LogFile {path}: {error.strerror}") from error
+            raise StartError(_cannot_open(path, error)) from error
+        super().__init__(fd, f"LogFile {path}", clock, stderr)
+        self._path = path
+        self._looked_at = clock()
 
     def write(self, line: str) -> None:
+        now = self._clock()
+        if now - self._looked_at >= _LOOK_EVERY_S:
+            self._looked_at = now
+            if not self._is_there():
+                self.reopen()
+        super().write(line)
+
+    def reopen(self) -> None:
         try:
-            self._follow()
-            os.write(self._fd, line.encode("utf-8", "backslashreplace") + b"\n")
+            fd = _open_log(self._path)
         except OSError as error:
-            self._complain(error)
+            self._complain(error.strerror)
+            return
+        # Under the same number, in one step: another thread may be about to write to it.
+        os.dup2(fd, self._fd, inheritable=False)
+        os.close(fd)
 
     def close(self) -> None:
-        """May be called again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _open(self) -> None:
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-
-    def _follow(self) -> None:
-        now = self._clock()
-        if self._fd >= 0 and now - self._looked_at < _LOOK_EVERY_S:
-            return
-        self._looked_at = now
-        if self._fd >= 0 and self._is_there():
-            return
-        self.close()
-        self._open()
+        """The end of it: nothing may be written afterwards."""
+        os.close(self._fd)
 
     def _is_there(self) -> bool:
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
-        except FileNotFoundError:
+        except OSError:
             return False
 
-    def _complain(self, error: OSError) -> None:
-        now = self._clock()
-        if self._complained_at is None or now - self._complained_at >= _COMPLAIN_EVERY_S:
-            self._complained_at = now
-            print(f"hmacfs: LogFile {self._path}: {error.strerror}", file=sys.stderr)  # noqa: T201
+
+def _open_log(path: Path) -> int:
+    # O_NONBLOCK is for a pipe that nobody reads: to wait for a reader, or for it to read, would be to wait for ever.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)
+    except FileExistsError:
+        return os.open(path, flags)
+    # A daemon's umask may be 077; the group is for those who read logs.
+    os.fchmod(fd, 0o640)
+    return fd
+
+
+def _cannot_open(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"LogFile {path}: there is no directory {path.parent}. Make it, or leave LogFile empty for standard output."
+        )
+    return f"LogFile {path}: {error.strerror}. It must be a file that the user of hmacfs may write to."
 
 
 @implementer(ILogObserver)
 class Observer:
     """Writes the events of :mod:`twisted.logger`, ours and Twisted's own.
 
-    :param timestamps: whether a line of text begins with the time; the journal has its own.
+    :param render: makes lines of an event.
     """
 
-    def __init__(self, sink: Sink, *, as_json: bool, timestamps: bool) -> None:
+    def __init__(self, sink: Sink, render: Callable[[LogEvent], list[str]]) -> None:
         self._sink = sink
-        self._render = _event_as_json if as_json else _event_as_text(timestamps)
+        self._render = render
 
     def __call__(self, event: LogEvent) -> None:
         try:
-            for line in self._render(event):
-                self._sink.write(line)
+            lines = self._render(event)
         except Exception as error:
-            # An observer that raises is thrown out by Twisted.
-            self._sink.write(f"an event could not be logged: {type(error).__name__}")
+            # An observer that raises is a new event for all the others.
+            lines = [f"an event could not be logged: {type(error).__name__}"]
+        for line in lines:
+            self._sink.write(line)
 
 
 class Logs:
@@ -238,61 +307,171 @@ class Logs:
     :param level: one of :data:`LEVELS`.
     :param file: ``None`` for standard output.
     :param form: ``text`` or ``json``.
+    :param stdout: the descriptor of standard output.
+    :param now: seconds since the epoch.
     :raises StartError: when the file can't be had.
     """
 
-    def __init__(self, level: str, file: Path | None, form: str) -> None:
-        self._sink: Sink = StreamSink(sys.stdout) if file is None else FileSink(file)
-        self._as_json = form == "json"
-        self._timestamps = file is not None or "JOURNAL_STREAM" not in os.environ
+    def __init__(
+        self,
+        level: str,
+        file: Path | None,
+        form: str,
+        *,
+        stdout: int = _STDOUT,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._sink = Sink(stdout, "standard output") if file is None else FileSink(file)
+        self._form = _Json(now) if form == "json" else _Text(now, in_journal=file is None and _is_journal(stdout))
         self._requests = LEVELS.index(level) <= LEVELS.index("info")
         lowest = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
-        observer = Observer(self._sink, as_json=self._as_json, timestamps=self._timestamps)
         #: For twistd: what every event goes through.
-        self.observer: ILogObserver = FilteringLogObserver(observer, [lowest])
+        self.observer: ILogObserver = FilteringLogObserver(Observer(self._sink, self._form.event), [lowest])
+
+    @property
+    def lost(self) -> int:
+        """How many lines could not be written."""
+        return self._sink.lost
 
     def request(self, entry: RequestEntry) -> None:
         """Log one request, at level ``info``. Not by way of events: that takes as long as answering a small GET does."""
-        if not self._requests:
-            return
-        now = time.time()
-        if self._as_json:
-            fields = {"time": _timestamp(now), "level": "info", "namespace": "request", **json_fields(entry)}
-            self._sink.write(masked(json.dumps(fields)))
-        else:
-            line = masked(text_line(entry))
-            self._sink.write(f"{_timestamp(now)} {line}" if self._timestamps else line)
+        if self._requests:
+            self._sink.write(self._form.request(entry))
+
+    def reopen(self) -> None:
+        """Take the log file that has the name now, without waiting for the next line: for a signal that means it."""
+        self._sink.reopen()
 
 
-def _timestamp(seconds: float) -> str:
-    """RFC 3339, in UTC."""
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+class _Text:
+    """Lines for people.
+
+    An event has one line, and one for each line of its traceback, set in: so that nothing in either can pass for an
+    event of its own.
+    """
+
+    def __init__(self, now: Callable[[], float], *, in_journal: bool) -> None:
+        self._now = now
+        self._stamp = _Stamp()
+        self._in_journal = in_journal
+
+    def request(self, entry: RequestEntry) -> str:
+        return self._front("info", self._now()) + masked(text_line(entry))
+
+    def event(self, event: LogEvent) -> list[str]:
+        level, message = _level(event), _message(event)
+        if level != "info":
+            message = f"{level}: {message}"
+        front = self._front(level, event.get("log_time") or self._now())
+        aside = _PRIORITIES[level] if self._in_journal else ""
+        return [front + masked(message), *(f"{aside}    {masked(line)}" for line in _traceback(event).splitlines())]
+
+    def _front(self, level: str, seconds: float) -> str:
+        """The journal has its own time, and a place for the level."""
+        return _PRIORITIES[level] if self._in_journal else f"{self._stamp(seconds)} "
 
 
-def _event_as_text(timestamps: bool) -> Callable[[LogEvent], list[str]]:
-    def render(event: LogEvent) -> list[str]:
-        level = event["log_level"].name if "log_level" in event else "info"
-        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-        front = f"{_timestamp(event.get('log_time', time.time()))} " if timestamps else ""
-        first, *others = text.splitlines() or [""]
-        named = first if level == "info" else f"{level}: {first}"
-        return [masked(front + named), *(masked(f"    {line}") for line in others)]
+class _Json:
+    """Lines for programs: one object each."""
 
-    return render
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._stamp = _Stamp()
+        self._encode = json.JSONEncoder(allow_nan=False).encode
+
+    def request(self, entry: RequestEntry) -> str:
+        fields: dict[str, object] = {"time": self._stamp(self._now()), "level": "info", "namespace": "request"}
+        return masked(self._encode({**fields, **json_fields(entry)}))
+
+    def event(self, event: LogEvent) -> list[str]:
+        fields = {
+            "time": self._stamp(event.get("log_time") or self._now()),
+            "level": _level(event),
+            "namespace": str(event.get("log_namespace", "")),
+            "message": _message(event),
+        }
+        traceback = _traceback(event)
+        if traceback:
+            fields["traceback"] = traceback
+        own = {key: value for key, value in event.items() if not key.startswith("log_") and key not in _OLD_KEYS}
+        return [masked(self._encode({**_plain_members(own, _CONTAINER_DEPTH), **fields}))]
 
 
-def _event_as_json(event: LogEvent) -> list[str]:
-    fields: dict[str, object] = {
-        "time": _timestamp(event.get("log_time", time.time())),
-        "level": event["log_level"].name if "log_level" in event else "info",
-        "namespace": event.get("log_namespace", ""),
-        "message": formatEvent(event),
-    }
-    if "log_failure" in event:
-        fields["traceback"] = event["log_failure"].getTraceback()
-    own = {key: value for key, value in event.items() if not key.startswith("log_") and key not in fields}
-    return [masked(json.dumps({**fields, **own}, default=_shown))]
+class _Stamp:
+    """Times as RFC 3339 writes them, in UTC, to the millisecond."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._written = ""
+
+    def __call__(self, seconds: float) -> str:
+        whole = int(seconds)
+        if whole != self._second or not self._written:
+            # Most lines come in the same second as the one before.
+            self._written = datetime.fromtimestamp(whole, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = whole
+        return f"{self._written}.{int((seconds - whole) * 1000):03d}Z"
 
 
-def _shown(value: Any) -> str:
-    return str(value)
+def _is_journal(fd: int) -> bool:
+    """Whether *fd* is what systemd has connected to the journal (systemd.exec(5), ``JOURNAL_STREAM``)."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _level(event: LogEvent) -> str:
+    level = event.get("log_level")
+    return "info" if level is None else str(level.name)
+
+
+def _message(event: LogEvent) -> str:
+    if "log_failure" in event and "log_text" in event:
+        # Of the old log, whose text is the traceback.
+        return str(event.get("why") or "Unhandled error")
+    return _shortened(formatEvent(event))
+
+
+def _traceback(event: LogEvent) -> str:
+    failure = event.get("log_failure")
+    if failure is None:
+        return ""
+    try:
+        return _shortened(failure.getTraceback())
+    except Exception as error:
+        return f"a traceback could not be had: {type(error).__name__}"
+
+
+def _plain(value: Any, depth: int) -> object:
+    """*value* as JSON knows it."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float) and isfinite(value):
+        return value
+    if isinstance(value, bytes):
+        return _shortened(value.decode("utf-8", "backslashreplace"))
+    if depth and isinstance(value, Mapping):
+        return _plain_members(value, depth)
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item, depth - 1) for item in value]
+    try:
+        return _shortened(str(value))
+    except Exception as error:
+        return f"a {type(value).__name__} that raises {type(error).__name__}"
+
+
+def _plain_members(members: Mapping[Any, object], depth: int) -> dict[str, object]:
+    return {str(key): _plain(value, depth - 1) for key, value in members.items()}
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _TEXT_CHARACTERS:
+        return text
+    half = _TEXT_CHARACTERS // 2
+    return f"{text[:half]} … {text[-half:]}"
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return control[0].encode("unicode_escape").decode("ascii")

@@ -83,7 +83,8 @@ class Serving:
             reservations=Reservations(self._store.free_bytes, config.min_free_bytes, reactor),
             now=time.time,
             hash_all=config.checksum_verification,
-            max_attempts=config.max_retries,
+            # With 0 nothing could ever be resumed.
+            max_attempts=max(1, config.max_retries),
             session_ttl_s=config.session_ttl_s,
             metrics=metrics,
             published=self._count_stored,

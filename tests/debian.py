@@ -70,14 +70,12 @@ def old_end(directory: Path, root: Path) -> Path | None:
     if not (is_debian() and all(_is_installed(package) for package in OLD_END)):
         return None
     python = directory / "bin" / "python"
-    made = python.exists() and subprocess.run(
-        [python, "-c", "import hmacfs, http_sf, importlib.util as util; assert util.find_spec('txredisapi')"],
-        check=False,
-    )
-    if not made or made.returncode != 0:
+    stamp = directory / "made-with"
+    if not (stamp.exists() and stamp.read_text(encoding="ascii").split() == [*NOT_IN_DEBIAN]):
         subprocess.run([PYTHON, "-m", "venv", "--clear", "--system-site-packages", directory], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         subprocess.run([*pip, *NOT_IN_DEBIAN, "--editable", str(root)], check=True)
+        stamp.write_text(" ".join(NOT_IN_DEBIAN), encoding="ascii")
     return python
 
 
