@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3.
 	$(shell $(python) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 		&& command -v $(python))))
 
-.PHONY: help run test lint format dist clean
+.PHONY: help run test lint bench format dist clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -16,6 +16,7 @@ help:
 	@echo 'make run     start hmacfs here, with a curl line to try it (Ctrl-C ends it)'
 	@echo 'make test    all tests, on the newest Twisted and on Debian'"'"'s'
 	@echo 'make lint    ruff, mypy, import-linter'
+	@echo 'make bench   upload throughput, as ratios, into docs/benchmarks.md (a quarter of an hour)'
 	@echo 'make format  let ruff lay out the code'
 	@echo 'make dist    source archive and wheel, in dist/'
 	@echo 'make clean   remove everything that the others have made, except data/'
@@ -34,6 +35,10 @@ lint: $(VENV)/.developing
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# BENCH="--quick" only shows that it runs.
+bench: $(VENV)/.developing
+	$(VENV)/bin/python -m bench $(if $(BENCH),$(BENCH),--write docs/benchmarks.md)
 
 format: $(VENV)/.developing
 	$(VENV)/bin/ruff check --fix .

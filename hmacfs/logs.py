@@ -62,7 +62,7 @@ _HINTS: Final = ("v=", "v2", "v3", "v%3d", "v'", 'v"', "v\\", "token", "bearer",
 #: The first group stays, what follows it goes: signatures in a query or in a dict of one, bearer tokens, tokens in JWT
 #: form wherever they are, passwords in URLs.
 _SECRETS: Final = re.compile(
-    r"((?<![a-z0-9_])(?:v[23]?|token)(?:%3d|[^a-z0-9]{1,8}(?:b['\"])?))[0-9a-f]{8,}"
+    r"((?:(?<![a-z0-9_])|(?<=%3f)|(?<=%26))(?:v[23]?|token)(?:%3d|[^a-z0-9]{1,8}(?:b\\?['\"])?))[0-9a-f]{8,}"
     r"|(bearer[\s:]+)[a-z0-9._~+/=-]+"
     r"|()(?<![a-z0-9_-])eyj[a-z0-9_-]{8,}\.[a-z0-9_.-]+"
     r"|(://[^/\s:@]*:)[^/\s@]+(?=@)",
@@ -190,7 +190,7 @@ class Sink:
         try:
             self._cut = os.write(self._fd, data) < len(data)
         except OSError as error:
-            self._lose(error.strerror)
+            self._lose(error.strerror or str(error))
         else:
             if self._cut:
                 self._lose("no room for a whole line")
@@ -243,7 +243,7 @@ class FileSink(Sink):
         try:
             fd = _open_log(self._path)
         except OSError as error:
-            self._complain(error.strerror)
+            self._complain(error.strerror or str(error))
             return
         # Under the same number, in one step: another thread may be about to write to it.
         os.dup2(fd, self._fd, inheritable=False)

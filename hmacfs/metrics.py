@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from math import nan
 from typing import Final
 
 import twisted
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from twisted.logger import Logger
 
 from hmacfs import __version__
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+#: Of :meth:`Metrics.expose`. Not prometheus_client's CONTENT_TYPE_LATEST, which says from 0.22 on that metrics may have
+#: names that ours haven't, and that an older Prometheus doesn't know.
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX: Final = "hmac_file_server_"
 
@@ -25,13 +28,19 @@ _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30
 class Metrics:
     """All metrics of one process, each an attribute named as it is exposed, without the prefix and the unit's suffixes.
 
+    In several processes these have to change: the gauges that are watched (``multiprocess_mode``: sums for what is in
+    progress, one process' word for the disk, the store and the sessions), and the process' own, which are this one's.
+
     :param registry: where they live; an own one, so that two of these don't meet.
     """
+
+    _log = Logger()
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._registry = registry or CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+        self._watched: dict[Gauge, Callable[[], float]] = {}
+        self._absent: set[Gauge] = set()
 
         self.goroutines = self._gauge(
             "goroutines",
@@ -68,8 +77,10 @@ class Metrics:
             "sessions_expired", "Unfinished uploads that were removed after SessionTTL."
         )
         self.sessions_lost = self._counter("sessions_lost", "Unfinished uploads whose bytes had vanished.")
-        self.redis_up = self._gauge("redis_up", "Whether Redis answers; 0 as well where none is configured.")
-        self.redis_round_trip_seconds = self._gauge("redis_round_trip_seconds", "How long Redis' last answer took.")
+        self.redis_up = self._absent_gauge("redis_up", "Whether Redis answers.")
+        self.redis_round_trip_seconds = self._absent_gauge(
+            "redis_round_trip_seconds", "How long Redis' last answer took."
+        )
         self.retries = self._counter(
             "retries", "Steps tried again because they had failed on our side, by step.", "step"
         )
@@ -83,16 +94,24 @@ class Metrics:
         self.requests.labels(method if method in _METHODS else "other", str(status)).inc()
 
     def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
-        """Ask *value* for what *gauge* is to show, at each scrape. An :class:`OSError` leaves it as it was."""
-        self._watched.append((gauge, value))
+        """Ask *value* for what *gauge* is to show, at each scrape.
+
+        It must not block. While it raises, the gauge shows NaN: that the last good value still holds is not known.
+        """
+        if gauge in self._absent:
+            self._absent.discard(gauge)
+            self._registry.register(gauge)
+        self._watched[gauge] = value
 
     def expose(self) -> bytes:
         """The metrics in Prometheus' text format."""
-        for gauge, value in self._watched:
+        for gauge, value in self._watched.items():
             try:
-                gauge.set(value())
-            except OSError:
-                continue
+                now = value()
+            except Exception:
+                self._log.failure("{metric} could not be found out", metric=next(iter(gauge.describe())).name)
+                now = nan
+            gauge.set(now)
         return generate_latest(self._registry)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
@@ -100,6 +119,12 @@ class Metrics:
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(_PREFIX + name, help_text, labels, registry=self._registry)
+
+    def _absent_gauge(self, name: str, help_text: str) -> Gauge:
+        """A gauge that isn't exposed until it is watched: of what not everybody has."""
+        gauge = Gauge(_PREFIX + name, help_text, registry=None)
+        self._absent.add(gauge)
+        return gauge
 
     def _histogram(self, name: str, help_text: str) -> Histogram:
         return Histogram(_PREFIX + name, help_text, registry=self._registry, buckets=_DURATIONS)

@@ -12,19 +12,21 @@ from tests.peers import PEERS, which
 
 PYTHON = Path("/usr/bin/python3")
 OLD_END = (
+    "python3-aiodns",
     "python3-aiohttp",
     "python3-attr",
     "python3-hypothesis",
     "python3-jwt",
     "python3-openssl",
     "python3-prometheus-client",
+    "python3-pyasn1-modules",
     "python3-service-identity",
-    "python3-slixmpp",
     "python3-twisted",
     "python3-venv",
 )
-NOT_IN_DEBIAN = ("http-sf", "typing-extensions", "txredisapi")
-"""What pip brings, without dependencies; http-sf needs a newer typing-extensions than Debian 12's."""
+NOT_IN_DEBIAN = ("http-sf", "slixmpp>=1.10", "typing-extensions>=4.6", "txredisapi")
+"""What pip brings, without dependencies. Debian 12 has slixmpp, whose discovery fails on its Python, and too old a
+typing-extensions for http-sf."""
 SERVICES = {"prosody": "prosody", "redis-server": "redis-server", "nginx-light": "nginx"}
 """The package that brings a service, and the service."""
 

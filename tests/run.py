@@ -1,7 +1,7 @@
 """Runs all tests: what ``make test`` calls.
 
 They run twice where that is possible: with the interpreter that runs this, and with Debian's Python and Twisted, so
-that both ends of what hmacfs supports are tested. Each run is a process of its own.
+that both ends of what hmacfs supports are tested. Each run is a process of its own, and they run side by side.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def run_here(directory: str, names: list[str]) -> Outcome:
     :param directory: where trial works.
     :param names: of packages, modules, classes or methods; none of them means all tests.
     """
+    import twisted
     from twisted.trial.reporter import TreeReporter
     from twisted.trial.runner import TestLoader, TestSuite, TrialRunner
 
-    import twisted
     from tests.peers import PEERS
 
     chosen = TestSuite()
@@ -83,15 +83,43 @@ def run_here(directory: str, names: list[str]) -> Outcome:
     )
 
 
-def run_there(python: Path, directory: str, names: list[str]) -> Outcome:
-    """Run the tests in a process of another interpreter. A run that dies counts as one failure."""
-    with tempfile.TemporaryDirectory() as scratch:
-        report = Path(scratch, "outcome.json")
-        argv = [str(python), "-m", "tests.run", "--here", directory, "--report", str(report), *names]
-        ended = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
-        if report.exists():
-            return Outcome(**json.loads(report.read_text(encoding="utf-8")))
-    return Outcome(title=str(python), failed=[f"the run ended with status {ended.returncode}"])
+class Run:
+    """The tests in a process of another interpreter.
+
+    :param python: the interpreter.
+    :param directory: where trial works.
+    :param names: as for :func:`run_here`.
+    :param scratch: an empty directory.
+    :param aside: what it writes is kept until its end.
+    """
+
+    def __init__(self, python: Path, directory: str, names: list[str], scratch: Path, *, aside: bool) -> None:
+        self._python = python
+        self._report, self._output = scratch / "outcome.json", scratch / "output"
+        argv = [str(python), "-m", "tests.run", "--here", directory, "--report", str(self._report), *names]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with self._output.open("wb") as output:
+            kept = output if aside else None
+            self._process = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=kept, stderr=kept)
+
+    def outcome(self) -> Outcome:
+        """Wait for its end, and show what was kept. A run that dies counts as one failure."""
+        status = self._process.wait()
+        say(self._output.read_text(encoding="utf-8", errors="replace"))
+        if not self._report.exists():
+            return Outcome(title=str(self._python), failed=[f"the run ended with status {status}"])
+        return Outcome(**json.loads(self._report.read_text(encoding="utf-8")))
+
+
+def run_everywhere(names: list[str]) -> list[Outcome]:
+    """Run the tests with every interpreter there is, at the same time."""
+    with tempfile.TemporaryDirectory(prefix="hmacfs-run-") as scratch:
+        runs = []
+        for position, (python, directory) in enumerate(interpreters()):
+            own = Path(scratch, str(position))
+            own.mkdir()
+            runs.append(Run(python, directory, names, own, aside=position > 0))
+        return [run.outcome() for run in runs]
 
 
 def interpreters() -> list[tuple[Path, str]]:
@@ -143,7 +171,7 @@ def main() -> int:
         outcome = run_here(options.here, options.names)
         options.report.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
         return 0
-    outcomes = [run_there(python, directory, options.names) for python, directory in interpreters()]
+    outcomes = run_everywhere(options.names)
     for outcome in outcomes:
         explain(outcome)
     passed = sum(outcome.passed for outcome in outcomes)

@@ -21,8 +21,10 @@ from hmacfs.net.streaming import StreamingRequest
 
 #: How much a connection may send at a time while others wait for their turn.
 SLICE_BYTES = 1024 * 1024
-#: How much is read at a time where it has to be copied. A file that is no larger leaves together with the headers.
+#: How much is read at a time where it has to be copied.
 COPY_BYTES = 64 * 1024
+#: What is no larger is copied anyway: that costs as much as sendfile, and it leaves in one packet with the headers.
+SMALL_BYTES = 16 * 1024
 
 #: The file system, or the kernel, has no sendfile for this file.
 _NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -58,7 +60,7 @@ def send_file(request: StreamingRequest, fd: int, offset: int, size: int, stall_
         raise ValueError("A file is sent as it is: its response needs a Content-Length.")
     transport: Any = request.channel.transport
     direct = ISystemHandle.providedBy(transport) and not request.channel.isSecure()
-    sender = _Sendfile if direct and size > COPY_BYTES else _Copy
+    sender = _Sendfile if direct and size > SMALL_BYTES else _Copy
     return sender(request, fd, offset, size, stall_s).start()
 
 
@@ -85,8 +87,7 @@ class _Sender:
         return self._done
 
     def stopProducing(self) -> None:
-        """The transport wants no more, because it is gone: :meth:`_lost` will be called."""
-        self._stop()
+        """The transport is gone: :meth:`_lost` will be called."""
 
     def _begin(self) -> None:
         """Register as a producer."""
@@ -148,7 +149,6 @@ class _Sendfile(_Sender):
             return
         if not self._asked:  # by registerProducer, before the headers have left
             self._asked = True
-            self._transport.startWriting()
             return
         try:
             sent = os.sendfile(self._socket, self._fd, self._offset, min(self._left, SLICE_BYTES))

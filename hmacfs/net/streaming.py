@@ -13,9 +13,9 @@ What a resource may count on:
 * Nothing of the body is read, and no ``100 Continue`` is sent, until ``startProducing``. A body that nobody wants is
   never stored; ``request.content`` is empty and ``request.args`` too, whatever the request is.
 * It may answer before the body has arrived. The answer reaches a client that is still sending; afterwards either the
-  small rest of the body is skipped and the connection goes on, or what still arrives is thrown away, for a bounded time
-  and size, and the connection ends. RFC 9112 section 9.6 says why: closing at once would reset the connection, and the
-  client might never see the answer.
+  small rest of the body is skipped and the connection goes on, or what still arrives is thrown away, up to a bound,
+  and after a while the connection ends. RFC 9112 section 9.6 says why: closing at once would reset the connection, and
+  the client might never see the answer.
 * One request gets one answer. Once an answer has begun after which the connection will close, nothing that is received
   is parsed any more.
 * No connection lives for ever: every phase of it has a bound (:class:`Limits`).
@@ -72,8 +72,8 @@ class Limits:
     :ivar close_timeout_s: for the last bytes of an answer to leave, and a TLS peer to agree, once we close.
     :ivar min_body_rate: bytes per second that a body must bring on average over a minute; 0 means any. A minute without
         any byte is left to *read_timeout_s*.
-    :ivar linger_s: how long an unwanted body is read and thrown away after the answer, for the peer to see the answer.
-    :ivar linger_bytes: how much of it at most.
+    :ivar linger_s: how long we wait after an answer to an unwanted body before we close, for the peer to see the answer.
+    :ivar linger_bytes: how much of that body is read and thrown away meanwhile. After that the peer is held back.
     :ivar drain_bytes: an unwanted body of which no more than this is missing is skipped, and the connection goes on.
     :ivar body_buffer_bytes: what is read from the socket at a time while a body arrives.
     """
@@ -290,8 +290,11 @@ class StreamingRequest(server.Request):
         self.startedAt = channel.clock.seconds()
 
     def abort(self) -> None:
-        """Cut the connection: the only way to say that an answer which has begun will not become whole."""
-        if not self.lost:
+        """Cut the connection: the only way to say that an answer which has begun will not become whole.
+
+        No effect once it is whole.
+        """
+        if not self.lost and not self.finished:
             self.channel.abortConnection()
 
     # The channel's side
@@ -352,8 +355,7 @@ class StreamingRequest(server.Request):
             super().processingFailed(reason)
             return reason
         self._log.failure("{method} failed after its answer had begun", failure=reason, method=self.method)
-        if not self.finished:
-            self.abort()
+        self.abort()
         return reason
 
     def write(self, data: bytes) -> None:
@@ -393,8 +395,10 @@ class _Phase(Enum):
     CLOSED = "gone"
 
 
+#: Phases in which what arrives is thrown away.
+_DISCARDING = frozenset({_Phase.ANSWERING, _Phase.LINGERING})
 #: Phases in which nothing that arrives is parsed.
-_DEAF = frozenset({_Phase.ANSWERING, _Phase.LINGERING, _Phase.CLOSING, _Phase.CLOSED})
+_DEAF = _DISCARDING | {_Phase.CLOSING, _Phase.CLOSED}
 
 
 class StreamingChannel(HTTPChannel):
@@ -450,7 +454,6 @@ class StreamingChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._enter(_Phase.CLOSED)
-        self._blockedSince = self._answered = None
         try:
             super().connectionLost(reason)
         finally:
@@ -636,7 +639,6 @@ class StreamingChannel(HTTPChannel):
         if self._phase is _Phase.REQUEST:
             self._deafen()
             self._toDiscard = body.missing
-            body.abandon()
             self._resumeReading()
 
     def _deafen(self) -> None:
@@ -654,7 +656,6 @@ class StreamingChannel(HTTPChannel):
     def _refuse(self, malformed: MalformedHead) -> None:
         """Answer to a request that never came into being."""
         self.site.reportMalformed(self, malformed.status, malformed.reason)
-        self._deafen()
         self.clearLineBuffer()
         text = f"{malformed.reason}: {malformed.detail}\n".encode()
         phrase = HTTPStatus(malformed.status).phrase
@@ -677,11 +678,10 @@ class StreamingChannel(HTTPChannel):
 
     def _discard(self, size: int) -> None:
         self._discarded += size
-        enough = self._discarded > self.site.limits.linger_bytes
-        if self._phase is _Phase.LINGERING:
-            if enough or (self._toDiscard is not None and self._discarded >= self._toDiscard):
-                self.loseConnection()
-        elif enough and self._phase is _Phase.ANSWERING:
+        if self._phase is _Phase.LINGERING and self._toDiscard is not None and self._discarded >= self._toDiscard:
+            self.loseConnection()
+        elif self._discarded > self.site.limits.linger_bytes and self._phase in _DISCARDING:
+            # A peer that can't send any more looks up. nginx, for one, sends all that it can before it does.
             self._networkProducer.pauseProducing()
 
     # Time

@@ -100,7 +100,7 @@ class Beside:
 
         Fails with the work's first error, or with :class:`~twisted.internet.defer.CancelledError` after :meth:`stop`.
         """
-        if not self._running and self._first is None and self._waiting_bytes <= self._job_bytes:
+        if not self._running and self._waiting_bytes <= self._job_bytes:
             self._work_off_here()
         if self._failure is not None:
             return fail(self._failure)
@@ -129,7 +129,8 @@ class Beside:
 
     @property
     def _idle(self) -> bool:
-        return not self._running and not self._waiting and self._first is None
+        # As long as there are first steps, a job runs.
+        return not self._running and not self._waiting
 
     @property
     def _backlog_bytes(self) -> int:
@@ -143,7 +144,7 @@ class Beside:
         return wanted and bool(self._waiting)
 
     def _too_little_to_wait(self, size: int) -> bool:
-        alone = not self._running and len(self._waiting) == 1 and self._first is None
+        alone = not self._running and len(self._waiting) == 1
         return alone and (size <= self._early_bytes or size * 8 <= self._job_bytes)
 
     def _go_on(self) -> None:

@@ -12,6 +12,7 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from hmacfs.errors import Refused
+from hmacfs.net.streaming import BodyTimeout, MalformedBody
 
 
 class ContentMismatch(Exception):
@@ -88,7 +89,8 @@ class BodyConsumer:
         """Take *body*. When this returns or raises, nothing is done to its bytes any more.
 
         :param body: ``None`` where there is none.
-        :raises Refused: 400 where it was shorter, 413 where it was longer than announced.
+        :raises Refused: 400 where it was shorter or its chunked coding is broken, 408 where it came too slowly, 413
+            where it was longer than announced.
         :raises Exception: the reason of a lost connection; whatever :meth:`stop` was given; what the subclass raises.
         """
         try:
@@ -142,6 +144,10 @@ class BodyConsumer:
             await self._arriving
         except CancelledError:
             raise self._stopped or CancelledError() from None
+        except BodyTimeout as late:
+            raise Refused(408, "timeout", f"The body came too slowly: {late}.") from late
+        except MalformedBody as malformed:
+            raise Refused(400, "malformed-body", "The body's chunked coding is broken.") from malformed
         finally:
             self._arriving = None
             self.unregisterProducer()

@@ -45,12 +45,15 @@ class Database:
 
     :param path: of the file; its directory is made if missing, the directory above is not.
     :param schema: statements that make an empty file ours, ``PRAGMA user_version`` among them.
+    :param version: what that pragma sets.
+    :param busy_timeout_s: how long to wait for other processes.
     """
 
     _log = Logger()
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(self, path: Path, schema: str, version: int, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self._path = path
+        self._busy_timeout_s = busy_timeout_s
         self._schema = schema
         self._version = version
         self._lock = threading.Lock()
@@ -115,7 +118,9 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         self._opened = _identity(self._path) or self._make()
-        connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self._path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
+        )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")

@@ -100,8 +100,9 @@ class _Row:
         self.record = UploadRecord(**{**named, "status": Status(named["status"])})
 
     def is_held(self, now: float) -> bool:
-        # An end that is further away than a lease lasts is from before the clock was set back.
-        return bool(self.holder) and now < self.lease_until <= now + LEASE_S
+        # An end that is far away is from before the clock was set back. Twice as far as a lease lasts, for *now* is as old
+        # as the call, which may have waited for other threads and processes.
+        return bool(self.holder) and now < self.lease_until <= now + 2 * LEASE_S
 
 
 def _find(connection: sqlite3.Connection, uid: str) -> _Row | None:

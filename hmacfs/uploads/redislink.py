@@ -22,7 +22,7 @@ from twisted.internet.defer import (
     maybeDeferred,
     succeed,
 )
-from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -59,6 +59,10 @@ class RedisAway(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.detail})"
+
+    def again(self) -> RedisAway:
+        """The same for another caller: an exception collects the traceback of everyone who raises it."""
+        return RedisAway(self.reason, self.detail)
 
 
 _REASONS: Final = {
@@ -97,17 +101,22 @@ class _One(Factory):
 class _Connection:
     """One connection, from the attempt to its end.
 
-    :ivar protocol: txredisapi's.
+    :param clock: where the protocol's timers run.
+    :param protocol: txredisapi's.
     :ivar away: why it ended; ``None`` while it hasn't.
     :ivar lost: fires with *away*.
     """
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, clock: IReactorTime, protocol: Any) -> None:
         self.protocol = protocol
         self.away: RedisAway | None = None
         self.lost: Deferred[RedisAway] = Deferred()
+        self._clock = clock
+        self._later: IDelayedCall | None = None
         self._inherited = protocol.connectionLost
         protocol.connectionLost = self._connection_lost
+        # The parser's timers, which it would take from the global reactor.
+        protocol.callLater = self._call_later
 
     def end(self, away: RedisAway) -> None:
         """Don't use it any more, because of *away*."""
@@ -118,8 +127,16 @@ class _Connection:
     def _connection_lost(self, reason: Failure) -> None:
         if self.away is None:
             self.away = RedisAway("connection-lost", reason.getErrorMessage())
+        # Whatever was received and not yet parsed would be parsed, answer by answer, long after the end.
+        if self._later is not None and self._later.active():
+            self._later.cancel()
         self._inherited(reason)
         self.lost.callback(self.away)
+
+
+    def _call_later(self, delay_s: float, function: Callable[..., object], *args: object) -> IDelayedCall:
+        self._later = self._clock.callLater(delay_s, function, *args)
+        return self._later
 
 
 class _Keeper:
@@ -193,15 +210,19 @@ class _Keeper:
 
         :raises RedisAway: within :data:`CALL_TIMEOUT_S`; at once while the connection is down.
         """
-        connection = self._connection
-        if self.away is not None or connection is None:
-            return fail(self.away or RedisAway("not-connected", "closed"))
+        connection, away = self._connection, self.away
+        if away is not None or connection is None:
+            return fail(RedisAway("not-connected", "closed") if away is None else away.again())
         return self._ask(connection, command).addErrback(self._doubt)
 
     async def _keep(self) -> None:
         delay_s = FIRST_DELAY_S
         while self._wanted:
-            away = await self._hold_one()
+            try:
+                away = await self._hold_one()
+            except Exception as error:
+                self._log.failure("{name}: a fault of our own", name=self._name)
+                away = _as_away(error)
             self._connection = None
             if self._away is None:
                 delay_s = FIRST_DELAY_S
@@ -212,7 +233,7 @@ class _Keeper:
 
     async def _hold_one(self) -> RedisAway:
         """Connect, be up, and tell how it ended."""
-        connection = _Connection(self._make())
+        connection = _Connection(self._clock, self._make())
         try:
             self._awaited = self._endpoint.connect(_One(connection.protocol)).addTimeout(CALL_TIMEOUT_S, self._clock)
             await self._awaited
@@ -254,7 +275,7 @@ class _Keeper:
 
         error = failure.value
         if connection.away is not None:
-            raise connection.away
+            raise connection.away.again()
         if isinstance(error, txredisapi.ResponseError):
             raise _refusal(str(error)) from error
         if isinstance(error, (TimeoutError, txredisapi.RedisError)):
@@ -280,12 +301,12 @@ class _Keeper:
 
     def _note_up(self) -> None:
         self._away = None
-        self._log.info("{name}: up", name=self._name)
+        self._log.info("{name} is there", name=self._name)
         self._tell_first()
 
     def _note_down(self, away: RedisAway) -> None:
         if self._wanted and (self._away is None or self._away.reason != away.reason):
-            self._log.warn("{name}: {away}", name=self._name, away=away)
+            self._log.warn("{name} is away: {away}", name=self._name, away=away)
         self._away = away
         self._tell_first()
 
@@ -397,7 +418,7 @@ class RedisLink:
         return self._commands.call(lambda protocol: protocol.eval(script, list(keys), list(args)))
 
     def _keeper(self, make: Callable[[], Any], log_in: Sequence[Command], probe: Command, purpose: str) -> _Keeper:
-        return _Keeper(self._clock, self._endpoint, make, log_in, probe, f"Redis at {self._name}, {purpose}")
+        return _Keeper(self._clock, self._endpoint, make, log_in, probe, f"Redis at {self._name} ({purpose})")
 
     def _subscriber(self, make: Callable[..., Any]) -> Any:
         protocol = make(charset=None, convertNumbers=False)

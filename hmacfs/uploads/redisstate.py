@@ -168,9 +168,11 @@ class RedisUploadState:
         self._clock = clock
         self._ttl_s = ttl_s
         # The number is that of the format: another one doesn't see these keys.
-        self._base = f"{prefix}{{up1}}:"
-        self._channel = f"{self._base}let-go"
-        self._shelves = [f"{self._base}{status.value}" for status in Status]
+        base = f"{prefix}{{up1}}:"
+        self._record_key = f"{base}upload:"
+        self._lease_key = f"{base}lease:"
+        self._channel = f"{base}let-go"
+        self._shelves = [f"{base}{status.value}" for status in Status]
         self._holdings = Holdings()
         link.subscribe(self._channel, self._wished)
 
@@ -265,14 +267,14 @@ class RedisUploadState:
             records = map(_record, _json(answer))
             return sorted(records, key=lambda record: record.expires)[:limit]
 
-        return self._eval(scripts.EXPIRED, self._shelves, [self._base, now, limit]).addCallback(oldest_first)
+        return self._eval(scripts.EXPIRED, self._shelves, [self._record_key, now, limit]).addCallback(oldest_first)
 
     def unfinished(self, cursor: str = "") -> Deferred[Page]:
         def page(answer: bytes) -> Page:
             following, records = _json(answer)
             return Page([_record(pairs) for pairs in records], "" if following == "0" else following)
 
-        return self._eval(scripts.UNFINISHED, self._shelves[:1], [self._base, cursor or "0", PAGE_RECORDS]).addCallback(
+        return self._eval(scripts.UNFINISHED, self._shelves[:1], [self._record_key, cursor or "0", PAGE_RECORDS]).addCallback(
             page
         )
 
@@ -282,7 +284,7 @@ class RedisUploadState:
 
         if not uids:
             return succeed({})
-        return self._eval(scripts.KNOWN, [self._base + uid for uid in uids], []).addCallback(generations)
+        return self._eval(scripts.KNOWN, [self._record_key + uid for uid in uids], []).addCallback(generations)
 
     def counts(self) -> Deferred[Mapping[Status, int]]:
         return self._eval(scripts.COUNTS, self._shelves, []).addCallback(
@@ -299,10 +301,9 @@ class RedisUploadState:
 
         :raises UploadStateError: what the answer says.
         """
-        rec = self._base + uid
+        keys = [self._record_key + uid, self._lease_key + uid, *self._shelves]
         common = (uid, self._channel, epoch, holder, int(1000 * LEASE_S))
-        answer = self._eval(script, [rec, f"{rec}:lease", *self._shelves], [*common, *args])
-        return answer.addCallback(_checked, uid)
+        return self._eval(script, keys, [*common, *args]).addCallback(_checked, uid)
 
     def _under(self, lease: Lease, script: str, *args: object) -> Deferred[bytes]:
         """Run a script that *lease* allows; if it is over, nobody needs to be told to let go of it."""

@@ -19,7 +19,6 @@ from twisted.web.iweb import IBodyProducer
 from hmacfs.access.slot import Slot
 from hmacfs.errors import Refused
 from hmacfs.metrics import Metrics
-from hmacfs.net.streaming import BodyTimeout
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.parts import Part, PartBusy
@@ -142,6 +141,7 @@ class Uploads:
             stored = await self._stored(slot.path)
             if stored is not None:
                 return await self._again(stored, slot, total, asked, body, turn)
+            self._check_free(slot.path)
             return await self._receive(turn, slot, total, asked, body)
         except StateUnavailable as away:
             raise _away(away) from None
@@ -236,6 +236,19 @@ class Uploads:
             return self._store.open_file(path)
 
         return await self._means.retries.run("read", attempt)
+
+    def _check_free(self, path: SlotPath) -> None:
+        """Say before the body is here what publishing would say after it.
+
+        :raises Refused: 409 where something is in the way that is no file, 400 for a name that can't be stored.
+        """
+        try:
+            self._store.check_free(path)
+        except PathConflict:
+            raise _conflict() from None
+        except AlreadyStored:
+            # By another process, a moment ago: publishing will compare the two.
+            pass
 
     # A file that isn't stored yet
 
@@ -402,8 +415,6 @@ class Uploads:
     ) -> StoredFile | None:
         try:
             await upload.receive(body)
-        except BodyTimeout as late:
-            raise Refused(408, "timeout", str(late)) from late
         except ContentMismatch as mismatch:
             raise Refused(
                 409,
@@ -545,8 +556,6 @@ class Uploads:
             await comparison.receive(body)
         except ContentMismatch:
             raise _conflict() from None
-        except BodyTimeout as late:
-            raise Refused(408, "timeout", str(late)) from late
 
     # What an upload is at
 

@@ -80,7 +80,8 @@ class Nothing(AsyncResource):
         super().__init__([])
 
     def getChild(self, path: bytes, request: Request) -> Resource:
-        return self
+        # Not this one: it may have children, which are not to be found below any other name.
+        return Nothing()
 
     async def _other(self, request: HmacfsRequest) -> Answer:
         if request.method == b"OPTIONS":

@@ -9,6 +9,7 @@ cannot carry a script are shown inline (no SVG, HTML, XML or PDF). Web clients o
 from __future__ import annotations
 
 import re
+from datetime import timezone
 from email.utils import formatdate, parsedate_to_datetime
 from urllib.parse import quote
 
@@ -134,6 +135,8 @@ def _matches(listed: bytes, tag: bytes) -> bool:
 
 def _http_date(value: bytes) -> int | None:
     try:
-        return int(parsedate_to_datetime(value.decode("ascii")).timestamp())
+        when = parsedate_to_datetime(value.decode("ascii"))
+        # The form of C's asctime names no zone, and means UTC like the others (RFC 9110 section 5.6.7).
+        return int((when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp())
     except (ValueError, TypeError, OverflowError):
         return None

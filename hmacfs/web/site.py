@@ -105,6 +105,9 @@ class HmacfsSite(StreamingSite):
 
     def malformedRequest(self, channel: StreamingChannel, status: int, reason: str) -> None:
         self._metrics.malformed_requests.labels(reason).inc()
+        if reason == "malformed-body":
+            # The request came to its resource, and has a line of its own.
+            return
         self._access_log(
             RequestEntry(
                 client=self._addresses.resolve(channel.getPeer(), Headers()).host,

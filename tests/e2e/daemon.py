@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.e2e.processes import GaveUp, PeerTestCase, Process, accepts, free_port, wait_until
+from tests.e2e.processes import GaveUp, PeerTestCase, Process, accepts, wait_until
 from tests.e2e.signing import SECRET
 from tests.e2e.wire import Answer, ask
 
@@ -51,8 +51,8 @@ class Daemon:
 
     def __init__(self, case: PeerTestCase, *, text: str | None = None, **keys: TomlValue) -> None:
         self._case = case
-        self.port = free_port()
-        self.metrics_port = free_port()
+        self.port = case.free_port()
+        self.metrics_port = case.free_port()
         self.directory = case.directory / f"hmacfs-{self.port}"
         self.directory.mkdir()
         self.store = self.directory / "store"

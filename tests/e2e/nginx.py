@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from tests.e2e.processes import PeerTestCase, Process, accepts, free_port, program, wait_until
+from tests.e2e.processes import PeerTestCase, Process, accepts, program, wait_until
 
 CONFIG = """
 daemon off;
@@ -71,7 +71,7 @@ class Nginx:
 
     def __init__(self, case: PeerTestCase, upstream_port: int) -> None:
         combinations = itertools.product([True, False], [True, False])
-        self._fronts = [Front(free_port(), buffered, keepalive) for buffered, keepalive in combinations]
+        self._fronts = [Front(case.free_port(), buffered, keepalive) for buffered, keepalive in combinations]
         directory = case.directory / f"nginx-{self._fronts[0].port}"
         directory.mkdir()
         servers = "".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -35,15 +36,6 @@ ProcessT = TypeVar("ProcessT", bound="Process")
 
 class GaveUp(Exception):
     """Something that a test waited for did not happen."""
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port of *host* that nobody listens on now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def program(name: str) -> str:
@@ -266,6 +258,24 @@ class PeerTestCase(SynchronousTestCase):
     def _forget_directory(self) -> None:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    def free_port(self, host: str = "127.0.0.1") -> int:
+        """A TCP port of *host* that nobody uses, and no other test of this machine gets while this one runs.
+
+        Below the ports that the kernel gives to clients, one of which could have it when the server comes.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        while True:
+            port = random.randrange(10_000, 32_000)
+            token = socket.socket(family, socket.SOCK_DGRAM)
+            self.addCleanup(token.close)
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                try:
+                    token.bind((host, port))  # the UDP port of the same number is the sign that it is taken
+                    probe.bind((host, port))
+                except OSError:
+                    continue
+            return port
 
     @property
     def directory(self) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from tests.e2e.processes import GaveUp, PeerTestCase, Process, accepts, free_port, program, run, wait_until
+from tests.e2e.processes import GaveUp, PeerTestCase, Process, accepts, program, run, wait_until
 from tests.e2e.signing import SECRET
 
 PASSWORD = "pw"
@@ -78,7 +78,7 @@ class Prosody:
     """
 
     def __init__(self, case: PeerTestCase, base_url: str, secret: str = SECRET) -> None:
-        self._port = free_port()
+        self._port = case.free_port()
         directory = case.directory / f"prosody-{self._port}"
         (directory / "data").mkdir(parents=True)
         config = directory / "prosody.cfg.lua"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.e2e.processes import PeerTestCase, Process, free_port, program
+from tests.e2e.processes import PeerTestCase, Process, program
 
 
 class Redis:
@@ -16,7 +16,7 @@ class Redis:
     """
 
     def __init__(self, case: PeerTestCase) -> None:
-        self.port = free_port()
+        self.port = case.free_port()
         self.socket = case.directory / f"redis-{self.port}.sock"
         options = {
             "port": str(self.port),

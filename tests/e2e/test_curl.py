@@ -11,7 +11,7 @@ from tests.e2e import signing
 from tests.e2e.curl import curl
 from tests.e2e.cutting import CuttingProxy, Fault
 from tests.e2e.daemon import Daemon
-from tests.e2e.processes import PeerTestCase, accepts, free_port, program, run, wait_until
+from tests.e2e.processes import PeerTestCase, accepts, program, run, wait_until
 from tests.e2e.wire import Connection
 
 PATH = "6f95dd3c-d84d-4ec3-9bfc-efc2794c9163/photo.jpg"
@@ -284,7 +284,7 @@ class EndpointTests(EndpointTestCase):
 
     def test_several(self) -> None:
         """A list of endpoints: every one of them serves the same files."""
-        path, port = self.directory / "http.sock", free_port()
+        path, port = self.directory / "http.sock", self.free_port()
         listen = [f"127.0.0.1:{port}", f"unix:{path}"]
         daemon = Daemon(self, ListenPort=listen).started_on(lambda: accepts(port) and path.is_socket())
         self.check(daemon, f"http://127.0.0.1:{port}")
@@ -292,7 +292,7 @@ class EndpointTests(EndpointTestCase):
 
     def test_haproxy(self) -> None:
         """The PROXY protocol brings the client's address, which is the one in the log."""
-        port = free_port()
+        port = self.free_port()
         endpoint = f"haproxy:tcp:{port}:interface=127.0.0.1"
         daemon = Daemon(self, ListenPort=endpoint).started_on(lambda: accepts(port))
         self.check(daemon, f"http://127.0.0.1:{port}", "--haproxy-protocol")
@@ -309,7 +309,7 @@ class IPv6Tests(EndpointTestCase):
 
     def test_ipv6(self) -> None:
         """An IPv6 address is written in brackets."""
-        port = free_port("::1")
+        port = self.free_port("::1")
         daemon = Daemon(self, ListenPort=f"[::1]:{port}").started_on(lambda: accepts(port, "::1"))
         self.check(daemon, f"http://[::1]:{port}")
 
@@ -327,7 +327,7 @@ class TLSTests(EndpointTestCase):
             [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", *subject, "-keyout", key, "-out", certificate]
         )
         self.assertEqual(made.status, 0, made.stderr)
-        port = free_port()
+        port = self.free_port()
         endpoint = f"ssl:{port}:privateKey={key}:certKey={certificate}:interface=127.0.0.1"
         daemon = Daemon(self, ListenPort=endpoint).started_on(lambda: accepts(port))
         options: list[str | Path] = ["--cacert", certificate, "--resolve", f"localhost:{port}:127.0.0.1"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.e2e import signing
 from tests.e2e.daemon import Daemon, toml
-from tests.e2e.processes import ROOT, PeerTestCase, accepts, free_port, wait_until
+from tests.e2e.processes import ROOT, PeerTestCase, accepts, wait_until
 from tests.e2e.wire import Answer, Connection, ask
 
 MIB = 1 << 20
@@ -277,7 +277,7 @@ class OldConfigTests(PeerTestCase):
 
     def test_hmac_file_server(self) -> None:
         """The example of old runs with nothing changed but paths and ports."""
-        port, metrics_port = free_port(), free_port()
+        port, metrics_port = self.free_port(), self.free_port()
         changed = {
             "ListenPort": f":{port}",
             "MetricsPort": f":{metrics_port}",
@@ -297,7 +297,7 @@ class OldConfigTests(PeerTestCase):
 
     def test_prosody_filer(self) -> None:
         """prosody-filer's configuration and its directory: the old files are served, new ones taken."""
-        store, port = self.directory / "filer", free_port()
+        store, port = self.directory / "filer", self.free_port()
         (store / "thomas" / "abc").mkdir(parents=True)
         (store / "thomas" / "abc" / "catmetal.jpg").write_bytes(b"miaow")
         text = toml(

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.e2e.daemon import command
-from tests.e2e.processes import ROOT, PeerTestCase, Process, accepts, free_port, program, run, wait_until
+from tests.e2e.processes import ROOT, PeerTestCase, Process, accepts, program, run, wait_until
 
 
 class MakeRunTests(PeerTestCase):
@@ -24,7 +24,7 @@ class MakeRunTests(PeerTestCase):
         for name in ("Makefile", "README.md", "config.toml", "pyproject.toml", "setup.cfg"):
             shutil.copy2(ROOT / name, copy)
         text = (copy / "config.toml").read_text(encoding="utf-8")
-        for key, own_port in (("ListenPort", port), ("MetricsPort", free_port())):
+        for key, own_port in (("ListenPort", port), ("MetricsPort", self.free_port())):
             text = re.sub(rf"^#? *{key} *=.*$", "", text, flags=re.MULTILINE) + f'{key} = "127.0.0.1:{own_port}"\n'
         (copy / "config.toml").write_text(text, encoding="utf-8")
         programs = copy / ".venv" / "bin"
@@ -37,7 +37,7 @@ class MakeRunTests(PeerTestCase):
 
     def test_printed_line(self) -> None:
         """The printed curl line uploads a file, the printed URL gets it back; a second start keeps the secret."""
-        port = free_port()
+        port = self.free_port()
         copy = self.checkout(port)
         secrets = set()
         for _ in range(2):

@@ -27,13 +27,9 @@ async def logged_in(order: dict[str, Any]) -> ClientXMPP:
     session = asyncio.get_running_loop().create_future()
     client.add_event_handler("session_start", lambda _: session.set_result(None))
     client.add_event_handler("failed_all_auth", lambda _: session.set_exception(PermissionError("login refused")))
-    connect: Any = client.connect
-    if hasattr(client, "enable_starttls"):
-        client.enable_starttls = False
-        client.enable_plaintext = True
-        connect("127.0.0.1", order["port"])
-    else:  # slixmpp 1.8
-        connect(("127.0.0.1", order["port"]), force_starttls=False, disable_starttls=True)
+    client.enable_starttls = False
+    client.enable_plaintext = True
+    client.connect("127.0.0.1", order["port"])
     await session
     return client
 

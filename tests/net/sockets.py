@@ -38,8 +38,19 @@ class LiveSite(RecordingSite):
     def __init__(self, handler: Callable[[StreamingRequest], Any], clock: Any = reactor, **limits: Any) -> None:
         super().__init__(handler, clock, **limits)
         self._waiting: list[Deferred[None]] = []
+        self._first: Deferred[None] = Deferred()
+
+    def when_first(self) -> Deferred[None]:
+        """Fires when the first connection is there."""
+        return self._first
+
+    def channelMade(self, channel: StreamingChannel) -> None:
+        super().channelMade(channel)
+        if not self._first.called:
+            self._first.callback(None)
 
     def when_empty(self) -> Deferred[None]:
+        """Fires when there is no connection."""
         if not self.channels:
             return succeed(None)
         self._waiting.append(Deferred())
@@ -119,7 +130,8 @@ def dial(address: Any, *, tls: bool = False, receive_buffer: int | None = None) 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        client = context.wrap_socket(client)
+        # A cut connection must not look like the end.
+        client = context.wrap_socket(client, suppress_ragged_eofs=False)
     return client
 
 

@@ -33,6 +33,26 @@ class HeadGuardTests(SynchronousTestCase):
         guard.header(b"A: 12345678")
         self.assertEqual(self.assertRaises(MalformedHead, guard.header, b"B: 123").status, 431)
 
+    def refused(self, *headers: bytes) -> bool:
+        guard = HeadGuard(1000, 10)
+        guard.request_line(b"PUT / HTTP/1.1")
+        try:
+            for header in (b"Host: h", *headers):
+                guard.header(header)
+            guard.end()
+        except MalformedHead as malformed:
+            self.assertEqual(malformed.status, 400)
+            return True
+        return False
+
+    def test_one_framing(self) -> None:
+        """A body has one length or one coding, whether or not Twisted would mind."""
+        length, coding = b"Content-Length: 3", b"transfer-encoding: chunked"
+        self.assertFalse(self.refused(length))
+        self.assertFalse(self.refused(coding))
+        for headers in ((length, length), (coding, coding), (length, coding), (coding, length)):
+            self.assertTrue(self.refused(*headers), headers)
+
     @given(st.binary(max_size=60))
     def test_framing_headers_are_clean(self, value: bytes) -> None:
         """A Content-Length that passes is a number that every parser reads the same way."""

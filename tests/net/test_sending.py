@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ HUGE = 64 * MiB
 
 
 class FileHandler:
-    """A resource that sends a part of a file, as the URL says: ``/offset-size``.
+    """A resource that sends a part of a file, as the URL says: ``/offset-size``; or ``/much`` that is no file.
 
     :ivar results: of every sending, in order of their ends: ``None`` or the failure.
     """
@@ -41,6 +42,8 @@ class FileHandler:
         self._waiting: list[Deferred[None]] = []
 
     def __call__(self, request: StreamingRequest) -> Any:
+        if request.path == b"/much":
+            return b"x" * MiB
         offset, _, size = request.path[1:].partition(b"-")
         request.setHeader(b"content-length", size)
         sending = send_file(request, self.fd, int(offset), int(size), self.stall_s)
@@ -392,11 +395,11 @@ class SendfileTests(LiveTestCase):
         self.assertEqual(handler.results, [None, None])
 
     @inlineCallbacks
-    def test_file_that_cannot_be_read(self) -> Iterator[Any]:
-        """A failing disk is told apart from a leaving client."""
+    def check_without(self, error: OSError, result: type[BaseException]) -> Iterator[Any]:
+        """A sending that meets *error*."""
 
         def fails(*args: Any) -> int:
-            raise OSError(5, "Input/output error")
+            raise error
 
         self.patch(sending.os, "sendfile", fails)
         handler, site = self.serve()
@@ -405,7 +408,54 @@ class SendfileTests(LiveTestCase):
         with self.assertRaises(ConnectionResetError):
             yield in_thread(ask, address, get(b"/0-%d" % len(self.data)))
         yield ended
-        self.assertIs(handler.results[0].type, OSError)
+        self.assertIsInstance(handler.results[0].value, result)
+
+    def test_file_that_cannot_be_read(self) -> Any:
+        """A failing disk is told apart from a leaving client."""
+        return self.check_without(OSError(5, "Input/output error"), OSError)
+
+    def test_connection_that_breaks(self) -> Any:
+        """What the socket says of the peer is told as the transport would tell it."""
+        return self.check_without(BrokenPipeError(32, "Broken pipe"), ConnectionLost)
+
+    @inlineCallbacks
+    def test_interrupted(self) -> Iterator[Any]:
+        """A socket that was not ready after all is asked again."""
+        true, answers = os.sendfile, [BlockingIOError(11, "not now"), InterruptedError(4, "a signal"), None]
+
+        def hesitant(*args: int) -> int:
+            answer = answers.pop(0) if answers else None
+            if answer is not None:
+                raise answer
+            return true(*args)
+
+        self.patch(sending.os, "sendfile", hesitant)
+        _, site = self.serve()
+        received = yield in_thread(ask, self.tcp(site), get(b"/0-%d" % len(self.data)).replace(b"1.1", b"1.0"))
+        self.assertEqual(parse_answers(received)[0].body, self.data)
+
+    @inlineCallbacks
+    def test_file_that_shrinks_over_tls(self) -> Iterator[Any]:
+        """The same where the bytes are copied."""
+        handler, site = self.serve()
+        os.ftruncate(handler.fd, 100_000)
+        address = self.tls(site)
+        ended = handler.next_end()
+        with self.assertRaises((ConnectionResetError, ssl.SSLError)):
+            yield in_thread(lambda: ask(address, get(b"/0-%d" % len(self.data)), tls=True))
+        yield ended
+        handler.results[0].trap(FileShrank)
+
+    @inlineCallbacks
+    def test_pace_of_later_answers(self) -> Iterator[Any]:
+        """After a file the connection knows again when its peer doesn't read."""
+        _, site = self.serve(write_timeout_s=0.1)
+        client = dial(self.tcp(site))
+        self.addCleanup(client.close)
+        client.sendall(get(b"/0-100000") + get(b"/much") * 50)
+        yield site.when_first()
+        yield site.when_empty()
+        self.assertLess(len(site.finished), 50)
 
     @inlineCallbacks
     def test_after_answers_that_filled_the_transport(self) -> Iterator[Any]:

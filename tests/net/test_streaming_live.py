@@ -89,6 +89,15 @@ class Refused(LiveTestCase):
         return self.check(self.tcp, b"PUT /f HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
 
     @inlineCallbacks
+    def test_client_that_never_looks_up(self) -> Iterator[Any]:
+        """A client that reads nothing before it has sent all is held back, cut off, and finds the answer then."""
+        site = LiveSite(refuse(413), linger_bytes=MiB, linger_s=0.1)
+        address = self.tcp(site)
+        status, sent = yield in_thread(self.refused, put(length=500 * MiB), address, 500 * MiB)
+        self.assertEqual(status, 413)
+        self.assertLess(sent, 500 * MiB)
+
+    @inlineCallbacks
     def test_malformed_head(self) -> Iterator[Any]:
         """The refusal of a head arrives as well."""
         site = LiveSite(Echo())
@@ -209,6 +218,18 @@ class Accepted(LiveTestCase):
         return self.buffer_sizes(self.proxied, PROXY, tls=False)
 
     @inlineCallbacks
+    def test_no_delay(self) -> Iterator[Any]:
+        """A header and a file's bytes that leave one after the other must not wait for each other (Nagle)."""
+        delays = []
+
+        def handler(request: StreamingRequest) -> Any:
+            delays.append(request.channel.transport.getTcpNoDelay())
+            return b""
+
+        yield in_thread(ask, self.tcp(LiveSite(handler)), put(b"", CLOSE))
+        self.assertEqual(delays, [True])
+
+    @inlineCallbacks
     def test_backpressure(self) -> Iterator[Any]:
         """A body that nobody reads fills the kernel's buffers, and no more."""
         asked: Deferred[StreamingRequest] = Deferred()
@@ -243,8 +264,7 @@ class Accepted(LiveTestCase):
         site = LiveSite(echo)
         client = dial(self.tcp(site))
         client.sendall(put(b"abc", length=10))
-        while not site.channels:
-            yield in_thread(lambda: None)
+        yield site.when_first()
         if reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
@@ -286,7 +306,6 @@ class Accepted(LiveTestCase):
         client = dial(self.tcp(site))
         self.addCleanup(client.close)
         client.sendall(get() * 100)
-        while not site.channels:
-            yield in_thread(lambda: None)
+        yield site.when_first()
         yield site.when_empty()
         self.assertLess(len(site.finished), 100)

@@ -14,8 +14,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
 
-_READY = "Ready to accept connections"
+_READY = "eady to accept connections"
 
 
 def free_port() -> int:
@@ -42,7 +45,7 @@ class RedisServer:
         self._options = {
             "port": "0",
             "unixsocket": str(self.socket),
-            "save": "",
+            "save": '""',
             "appendonly": "no",
             "dir": str(self.directory),
             **{name.replace("_", "-"): value for name, value in options.items()},
@@ -51,10 +54,11 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it accepts connections."""
-        arguments = [word for name, value in self._options.items() for word in (f"--{name}", value)]
+        config = self.directory / "redis.conf"
+        config.write_text("".join(f"{name} {value}\n" for name, value in self._options.items()))
         program = shutil.which("redis-server", path="/usr/bin:/usr/local/bin:/usr/sbin")
         assert program is not None, "redis-server is not installed"
-        process = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([program, str(config)], stdout=subprocess.PIPE, text=True)
         self._process = process
         assert process.stdout is not None
         lines = []
@@ -131,3 +135,37 @@ def _certificate(
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
     )
     return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+class Stub(Protocol):
+    """Answers whatever it hears with a fixed line, or hangs up for want of one.
+
+    :param line: the answer.
+    :param heard: fires with what was heard first.
+    """
+
+    def __init__(self, line: bytes | None, heard: Deferred[bytes]) -> None:
+        self._line = line
+        self._heard = heard
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        if not self._heard.called:
+            self._heard.callback(data)
+        if self._line is None:
+            self.transport.abortConnection()
+        else:
+            self.transport.write(self._line)
+
+
+class StubFactory(Factory):
+    """Makes :class:`Stub`."""
+
+    noisy = False
+
+    def __init__(self, line: bytes | None) -> None:
+        self.line = line
+        self.heard: Deferred[bytes] = Deferred()
+
+    def buildProtocol(self, addr: IAddress | None) -> Stub:
+        return Stub(self.line, self.heard)

@@ -140,7 +140,8 @@ class OtherFieldTests(ReadingCase):
 
     def test_content_md5_errors(self) -> None:
         """Hexadecimal digits are a common slip."""
-        for wrong in (digest_of("md5", HELLO).value.hex().encode(), b"QUFB", b""):
+        right = b64encode(digest_of("md5", HELLO).value)
+        for wrong in (digest_of("md5", HELLO).value.hex().encode(), b"QUFB", b"", b"?" + right):
             self.assert_bad(b"Content-MD5", wrong)
 
     def test_hexadecimal(self) -> None:
