@@ -56,7 +56,6 @@ TICK_S = 1.0
 #: Over how many seconds :attr:`Limits.min_body_rate` is averaged.
 RATE_WINDOW_S = 60.0
 
-
 #: Scheme and host of a request target in absolute form.
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 

@@ -133,7 +133,6 @@ class _Connection:
         self._inherited(reason)
         self.lost.callback(self.away)
 
-
     def _call_later(self, delay_s: float, function: Callable[..., object], *args: object) -> IDelayedCall:
         self._later = self._clock.callLater(delay_s, function, *args)
         return self._later

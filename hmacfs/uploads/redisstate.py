@@ -274,9 +274,9 @@ class RedisUploadState:
             following, records = _json(answer)
             return Page([_record(pairs) for pairs in records], "" if following == "0" else following)
 
-        return self._eval(scripts.UNFINISHED, self._shelves[:1], [self._record_key, cursor or "0", PAGE_RECORDS]).addCallback(
-            page
-        )
+        return self._eval(
+            scripts.UNFINISHED, self._shelves[:1], [self._record_key, cursor or "0", PAGE_RECORDS]
+        ).addCallback(page)
 
     def known(self, uids: Sequence[str]) -> Deferred[Mapping[str, int]]:
         def generations(answer: bytes) -> Mapping[str, int]:

@@ -141,10 +141,14 @@ class Uploads:
             stored = await self._stored(slot.path)
             if stored is not None:
                 return await self._again(stored, slot, total, asked, body, turn)
-            self._check_free(slot.path)
+            await self._check_free(slot.path)
             return await self._receive(turn, slot, total, asked, body)
         except StateUnavailable as away:
             raise _away(away) from None
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise self._no_room(error) from error
+            raise
         finally:
             turn.end()
 
@@ -237,13 +241,17 @@ class Uploads:
 
         return await self._means.retries.run("read", attempt)
 
-    def _check_free(self, path: SlotPath) -> None:
+    async def _check_free(self, path: SlotPath) -> None:
         """Say before the body is here what publishing would say after it.
 
         :raises Refused: 409 where something is in the way that is no file, 400 for a name that can't be stored.
         """
-        try:
+
+        async def attempt() -> None:
             self._store.check_free(path)
+
+        try:
+            await self._means.retries.run("read", attempt)
         except PathConflict:
             raise _conflict() from None
         except AlreadyStored:
@@ -442,12 +450,15 @@ class Uploads:
     async def _storage_failed(self, session: Session, error: OSError) -> Refused:
         """What the client is told when the disk doesn't do what it should."""
         if error.errno in _NO_ROOM:
-            self._log.error("no room for an upload: {error}", error=error)
             await session.discarded()
-            return Refused(507, "no-space", "The server has run out of room for this file.")
+            return self._no_room(error)
         self._log.error("an upload failed in the storage: {error}", error=error)
         await self._keep(session)
         return unavailable("The storage failed; what is durable of the upload is kept.")
+
+    def _no_room(self, error: OSError) -> Refused:
+        self._log.error("no room for an upload: {error}", error=error)
+        return Refused(507, "no-space", "The server has run out of room for this file.")
 
     async def _keep(self, session: Session, cut_to: int | None = None) -> None:
         """The body broke off: what has arrived waits for the next request.
@@ -595,10 +606,9 @@ def _stated_to_be(stored: StoredFile, asked: UploadRequest) -> bool:
         return True
     whole = asked.part is None and asked.length in (None, stored.size)
     stated = asked.digests.of_whole_file() if whole else asked.digests
-    sha256 = [digest.value for digest in stated.representation if digest.algorithm == "sha256"]
-    if not sha256 or stored.facts.sha256 is None:
+    if stored.facts.sha256 is None or algorithms(stated.representation) != {"sha256"}:
         return False
-    if sha256[0] != stored.facts.sha256:
+    if any(digest.value != stored.facts.sha256 for digest in stated.representation):
         raise _conflict()
     return True
 

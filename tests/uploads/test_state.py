@@ -578,7 +578,8 @@ class UploadStateMixin(_Base):
         uid = UIDS[step.upload]
         state = (self.state, self.other)[step.process]
         if step.what == "lapse":
-            self.lapse(uid)
+            for each in UIDS:
+                self.lapse(each)
             return "done"
         try:
             if step.what == "create":
@@ -701,8 +702,8 @@ class Model:
         upload = self.uploads.get(uid)
         match step.what:
             case "lapse":
-                if upload is not None:
-                    upload.held = False
+                for each in self.uploads.values():
+                    each.held = False
                 return "done"
             case "create":
                 if upload is None:

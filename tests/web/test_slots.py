@@ -118,7 +118,7 @@ class StoredTests(ServerTestCase):
     def test_any_split(self, data: st.DataObject) -> None:
         """However the network cuts a request, the same file is stored."""
         content = data.draw(st.binary(max_size=300))
-        path = f"split/{len(self.server.entries)}"
+        path = f"split/{len(self.server.entries):06}"
         if data.draw(st.booleans(), label="chunked"):
             cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=5)))
             pieces = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True) if a < b]
@@ -443,6 +443,25 @@ class RoomTests(ServerTestCase):
         self.disk.fail("write", errno.ENOSPC)
         self.assert_refused(self.server.put(PATH, CONTENT), 507, "no-space")
         self.assertEqual((self.tree(), self.own_files("parts")), ([], []))
+
+    def test_no_inode(self) -> None:
+        """Not even room for a name: 507 as well, before the body."""
+        self.disk.fail("create", errno.ENOSPC)
+        answer = self.server.ask(request("PUT", v(PATH, 16), EXPECT, length=16))
+        self.assert_refused(answer, 507, "no-space")
+        self.assertEqual(answer.interim, ())
+
+    def test_no_room_for_a_directory(self) -> None:
+        """At the very end, when the file is to get its name."""
+        self.disk.fail("make_directory", errno.ENOSPC)
+        self.assert_refused(self.server.put(PATH, CONTENT), 507, "no-space")
+        self.assertEqual((self.tree(), self.own_files("parts")), ([], []))
+
+    def test_no_room_for_facts(self) -> None:
+        """They go elsewhere, or the upload ends as any other on a full disk."""
+        self.disk.fail("set_attribute", errno.ENOSPC)
+        self.assertEqual(self.server.put(PATH, CONTENT).status, 201)
+        self.assertEqual(self.server.get().headers["etag"], f'"{SHA256.hex()[:32]}"')
 
     def test_files_are_served(self) -> None:
         """A full disk is no reason not to."""
