@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -97,6 +98,11 @@ class Serving:
 
         :raises StartError: what the operator has to mend.
         """
+        if not self._store.has_attributes:
+            self._log.warn(
+                "{store} has no extended attributes: what is known of files is kept beside them, in .hmacfs/meta/",
+                store=self._config.store_dir,
+            )
         self._watch()
         await self._state.start()
         sweeps.start("the count of stored files", _COUNT_EVERY_S, self._count_all)
@@ -218,6 +224,7 @@ class HmacfsService(MultiService):
             super().privilegedStartService()
 
     def startService(self) -> None:
+        self._replaced_handler = signal.signal(signal.SIGHUP, self._hung_up)
         for line in (*self._config.warnings, *self._config.inactive):
             self._log.warn("{line}", line=line)
         with _ends_with_a_sentence():
@@ -242,7 +249,12 @@ class HmacfsService(MultiService):
         self._log.info("hmacfs {version} listens at {places}", version=__version__, places=places)
 
     def stopService(self) -> Deferred[None]:
+        signal.signal(signal.SIGHUP, self._replaced_handler)
         return Deferred.fromCoroutine(self._stop())
+
+    def _hung_up(self, _signal: int, _frame: object) -> None:
+        """SIGHUP, which ends a process that doesn't know it: whoever sends it has rotated the log."""
+        self._reactor.callFromThread(self._logs.reopen)
 
     async def _stop(self) -> None:
         await super().stopService()
