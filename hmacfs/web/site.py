@@ -66,6 +66,8 @@ class HmacfsSite(StreamingSite):
     """
 
     requestFactory = HmacfsRequest
+    #: Twisted would log when it starts and stops, by its address in memory. The service says where we listen.
+    noisy = False
 
     _log = Logger()
 
