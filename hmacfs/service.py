@@ -48,10 +48,9 @@ from hmacfs.web.status import build_status
 #: How many calls may block at a time (fsync, hashing, SQLite); the others wait in line.
 _THREADS = 16
 
-#: How long, and how much of, a refused body is thrown away so that the client sees why. nginx answers 502 if we close
-#: before it has sent everything that it has buffered.
-_LINGER_S = 30.0
-_LINGER_BYTES = 1024 * 1024 * 1024
+#: Between two requests, in seconds. More than the 60 after which nginx drops a connection to us that it has kept: who
+#: closes second never closes on a request that is under way.
+_IDLE_TIMEOUT_S = 75.0
 
 _EXPIRE_EVERY_S = 60.0
 _COUNT_EVERY_S = 3_600.0
@@ -276,8 +275,7 @@ class HmacfsService(MultiService):
                 write_timeout_s=config.write_timeout_s,
                 min_body_rate=config.min_body_rate,
                 body_buffer_bytes=config.buffer_bytes,
-                linger_s=_LINGER_S,
-                linger_bytes=_LINGER_BYTES,
+                idle_timeout_s=_IDLE_TIMEOUT_S,
             ),
             addresses=ClientAddresses(config.trusted_proxies),
             access_log=access_log,

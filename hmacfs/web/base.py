@@ -54,7 +54,8 @@ class AsyncResource(Resource):
         except Exception:
             self._log.failure("{method} failed", failure=Failure(), method=request.method.decode("ascii", "replace"))
             request.notes.reason = "internal"
-            answer = refusal(Refused(500, "internal", "Something is wrong on our side; it has been logged."), None)
+            fault = Refused(500, "internal", "Something is wrong on our side; it has been logged.")
+            answer = refusal(fault, request.getHeader(b"accept"))
         if answer is None or request.lost:
             return
         if request.startedWriting:

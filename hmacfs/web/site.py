@@ -102,8 +102,8 @@ class HmacfsSite(StreamingSite):
         if remark is None:
             self._access_log(entry)
         else:
-            remark.addCallback(lambda text: self._access_log(entry.with_remark(text or "")))
             remark.addErrback(lambda failure: self._log.failure("no explanation was found", failure))
+            remark.addCallback(lambda text: self._access_log(entry.with_remark(text or "")))
 
     def malformedRequest(self, channel: StreamingChannel, status: int, reason: str) -> None:
         self._metrics.malformed_requests.labels(reason).inc()

@@ -48,7 +48,7 @@ TOKEN = "tok-5c1e-0001"
 
 TTL_S = 86_400.0
 
-_CREDENTIALS = re.compile(r"[0-9a-f]{64}|(?<=Bearer )\S+")
+_CREDENTIALS = re.compile(r"[0-9a-f]{64}|(?<=Bearer )\S{8,}")
 
 
 def encoded(path: str | bytes) -> bytes:

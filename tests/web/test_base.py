@@ -132,11 +132,21 @@ class FaultTests(BaseCase):
         async def handler(_request: HmacfsRequest) -> Answer:
             raise OSError(errno.EACCES, "a path of ours")
 
-        wire = self.handled(handler, request("GET", "/", {"Accept": "application/json"}))
+        wire = self.handled(handler)
         self.assertEqual((wire.answer().status, wire.end), (500, OPEN))
         self.assertNotIn(b"path of ours", wire.transport.value())
         self.assertEqual(self.outcome, (500, "internal"))
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+    def test_for_programs(self) -> None:
+        """Problem details where they are asked for, as of every refusal."""
+
+        async def handler(_request: HmacfsRequest) -> Answer:
+            raise ValueError
+
+        wire = self.handled(handler, request("GET", "/", {"Accept": "application/json"}))
+        self.assertEqual(wire.answer().headers["content-type"], "application/problem+json")
+        self.flushLoggedErrors(ValueError)
 
     def test_after_it_began(self) -> None:
         """The client must not take for whole what isn't."""

@@ -7,7 +7,7 @@ from tests.web.support import PATH, URL, ServerTestCase, bearer, chunked, reques
 
 ORIGIN = {"Origin": "https://chat.example.org"}
 
-#: What resumable.md-like dialects need a page to be able to send and to read.
+#: What a page must be able to send and to read, for uploads that go on after an interruption among others.
 SENT = (
     "Authorization",
     "Content-Type",
