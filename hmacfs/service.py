@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.application.service import IServiceCollection, MultiService
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -51,6 +52,10 @@ _THREADS = 16
 #: Between two requests, in seconds. More than the 60 after which nginx drops a connection to us that it has kept: who
 #: closes second never closes on a request that is under way.
 _IDLE_TIMEOUT_S = 75.0
+
+#: How often, and after how many seconds each, connections are looked after when we stop.
+_FAREWELL_TURNS = 50
+_FAREWELL_TURN_S = 0.02
 
 _EXPIRE_EVERY_S = 60.0
 _COUNT_EVERY_S = 3_600.0
@@ -260,10 +265,20 @@ class HmacfsService(MultiService):
         await self._sweeps.stop()
         if self._serving is not None:
             await self._serving.stop()
-        for channel in (*self._site.channels, *self._status_site.channels):
-            channel.loseConnection()
+        await self._close_connections()
         self._pool.stop()
         self._log.info("hmacfs has stopped")
+
+    async def _close_connections(self) -> None:
+        """Close them all; what uploads that were stopped are told gets the time to go out."""
+        for _ in range(_FAREWELL_TURNS):
+            # First of all: who was stopped just now has not been answered yet.
+            await deferLater(self._reactor, _FAREWELL_TURN_S, lambda: None)
+            channels = [*self._site.channels, *self._status_site.channels]
+            if not channels:
+                break
+            for channel in channels:
+                channel.loseConnection()
 
     def _make_site(self, metrics: Metrics, access_log: Callable[[RequestEntry], None]) -> HmacfsSite:
         config = self._config

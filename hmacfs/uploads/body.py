@@ -94,7 +94,7 @@ class BodyConsumer:
         :raises Exception: the reason of a lost connection; whatever :meth:`stop` was given; what the subclass raises.
         """
         try:
-            if body is not None:
+            if body is not None and self._stopped is None:
                 await self._arrive(body)
             if self._stopped is not None:
                 raise self._stopped

@@ -187,8 +187,10 @@ class _Changes:
         connection.execute("UPDATE uploads SET lease_until = ? WHERE uid = ?", (now + LEASE_S, lease.uid))
 
     def release(self, lease: Lease, connection: sqlite3.Connection) -> None:
+        # The wish for an earlier epoch to end stays: its holder may not have looked yet.
         connection.execute(
-            "UPDATE uploads SET holder = '', lease_until = 0, let_go = 0 WHERE uid = ? AND epoch = ? AND holder = ?",
+            "UPDATE uploads SET holder = '', lease_until = 0, let_go = CASE WHEN let_go < epoch THEN let_go ELSE 0 END"
+            " WHERE uid = ? AND epoch = ? AND holder = ?",
             (lease.uid, lease.epoch, lease.holder),
         )
 

@@ -8,6 +8,7 @@ from twisted.logger import Logger
 
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import Threads
+from hmacfs.storage.names import SlotPath
 from hmacfs.storage.parts import Part, PartBusy
 from hmacfs.storage.store import Store
 from hmacfs.uploads.identity import upload_id
@@ -141,13 +142,23 @@ class Janitor:
         lease = await self._lease(record, None)
         if lease is None:
             return
-        if lease.record.status is Status.ACTIVE and not self._store.has_part(record.uid):
+        if self._is_stored(record):
+            # The process died when the file had its name, and before it could say so.
+            await self._state.discard(lease)
+        elif lease.record.status is Status.ACTIVE and not self._store.has_part(record.uid):
             self._log.warn("janitor: the bytes of an unfinished upload have vanished")
             self._metrics.sessions_lost.inc()
             # Who comes back for it is told that it is gone.
             await self._state.fail(lease, "lost")
         else:
             await self._state.release(lease)
+
+    def _is_stored(self, record: UploadRecord) -> bool:
+        stored = self._store.open_file(SlotPath.from_encoded(record.path))
+        if stored is None:
+            return False
+        stored.close()
+        return True
 
     async def _known_parts(self) -> set[str]:
         known: set[str] = set()

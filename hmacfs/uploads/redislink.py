@@ -28,8 +28,9 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-#: How long one call may take, in seconds; so may connecting, and so may logging in.
-CALL_TIMEOUT_S: Final = 2.0
+#: How long one call may take, in seconds; so may connecting, and so may logging in. A client that waits for it is to have
+#: its answer within 2.
+CALL_TIMEOUT_S: Final = 1.5
 
 #: How often a connection is asked whether it is still good, in seconds.
 PROBE_INTERVAL_S: Final = 3.0

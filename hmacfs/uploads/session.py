@@ -7,6 +7,7 @@ protection it needs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from attrs import evolve
@@ -21,6 +22,7 @@ from hmacfs.uploads.state import (
     IUploadState,
     Lease,
     NewUpload,
+    OffsetMismatch,
     StateUnavailable,
     UnknownUpload,
 )
@@ -56,7 +58,8 @@ class Session:
         self._threads = threads
         self._holder = holder
         self._lease = lease
-        self._noted = False
+        # A restart is decided in a thread, maybe while another one makes bytes durable that it cuts off.
+        self._changing = threading.Lock()
 
     @property
     def upload(self) -> NewUpload:
@@ -86,6 +89,13 @@ class Session:
         :raises Superseded: when the lease is over.
         """
         await self._threads.run(self._sync)
+        await self.announce()
+
+    async def announce(self) -> None:
+        """Record how much is durable so far, and hold on to the upload; without a state store, do nothing.
+
+        :raises Superseded: when the lease is over.
+        """
         try:
             await self._record()
         except StateUnavailable as away:
@@ -102,9 +112,14 @@ class Session:
         await self._record()
 
     def restart_at(self, offset: int) -> None:
-        """Begin a new generation that keeps the first *offset* bytes. In a thread, before the part is cut."""
-        self._upload = evolve(self._upload, offset=offset, generation=self._upload.generation + 1)
-        write_note(self.part, self._upload)
+        """Begin a new generation that keeps the first *offset* bytes, and cut the part there. In a thread.
+
+        The note goes first: of a part that is shorter than its note says, nothing can be used.
+        """
+        with self._changing:
+            self._upload = evolve(self._upload, offset=offset, generation=self._upload.generation + 1)
+            write_note(self.part, self._upload)
+            self.part.truncate(offset)
 
     async def finished(self, sha256: bytes | None) -> None:
         """The file is published: nothing of the upload is left but its record, if it had one."""
@@ -137,9 +152,10 @@ class Session:
 
     def _sync(self) -> None:
         """In a thread."""
-        self.part.sync()
-        self._upload = evolve(self._upload, offset=self.part.durable_size)
-        write_note(self.part, self._upload)
+        with self._changing:
+            self.part.sync()
+            self._upload = evolve(self._upload, offset=self.part.durable_size)
+            write_note(self.part, self._upload)
 
     async def _record(self) -> None:
         upload = self._upload
@@ -152,6 +168,9 @@ class Session:
         except UnknownUpload:
             # The store has been emptied; we have not.
             self._lease = await self._create(upload)
+        except OffsetMismatch:
+            # It counts another generation, begun while it was away. What is on the disk is right.
+            self._lease = await self._state.restart(self._lease, upload)
 
     async def _create(self, upload: NewUpload) -> Lease:
         made = await self._state.create(upload, self._holder)

@@ -79,17 +79,18 @@ class TakeUp:
         self._metrics = metrics
 
     async def session(
-        self, part: Part, fresh: NewUpload, holder: Holder, *, resumes: bool, token: str | None
+        self, part: Part, fresh: NewUpload, holder: Holder, *, resumes: bool, attempt: bool, token: str | None
     ) -> Session:
         """Take the upload up, or begin it anew.
 
         :param fresh: what it would begin with if nothing were there.
         :param resumes: whether the request relies on what is there; one with the whole body doesn't.
+        :param attempt: whether it counts as one more attempt; who only asks how far it is has not tried in vain.
         :param token: the request's session token; another one than the upload's begins a new session.
         :raises Refused: 410 where the request relies on what can't go on.
         :raises StateUnavailable: where the request relies on what the store can't be asked.
         """
-        lease = await self._lease(fresh.uid, holder, resumes)
+        lease = await self._lease(fresh.uid, holder, resumes, attempt)
         record = None if lease is None else lease.record
         upload = newest(read_note(part), record)
         if upload is None:
@@ -107,10 +108,10 @@ class TakeUp:
         await self._threads.run(_cut, part, upload, restart)
         return Session(part, upload, self._state, self._threads, holder, lease)
 
-    async def _lease(self, uid: str, holder: Holder, resumes: bool) -> Lease | None:
+    async def _lease(self, uid: str, holder: Holder, resumes: bool, attempt: bool) -> Lease | None:
         try:
             # The lock on the part is ours: whoever has the lease is dead.
-            return await self._state.acquire(uid, holder, True, resumes)
+            return await self._state.acquire(uid, holder, True, attempt)
         except UnknownUpload:
             return None
         except StateUnavailable:

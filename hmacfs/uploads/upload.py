@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -28,8 +29,8 @@ class Overlap:
     Works in a thread, chunk by chunk and in order (:class:`~hmacfs.uploads.beside.Beside`).
 
     :param start: offset of the body's first byte.
-    :param restart: called in the thread when a byte differs from the one that is there, before the part is cut at it:
-        makes that offset the durable one of a new generation. ``None`` where a difference is the client's error.
+    :param restart: called in the thread when a byte differs from the one that is there: makes that offset the durable
+        one of a new generation, and cuts the part at it. ``None`` where a difference is the client's error.
     """
 
     def __init__(self, part: Part, start: int, restart: Callable[[int], None] | None) -> None:
@@ -59,7 +60,6 @@ class Overlap:
         if self._restart is None:
             raise ContentMismatch(at)
         self._restart(at)
-        self._part.truncate(at)
         self._known = at
 
 
@@ -149,6 +149,11 @@ class Upload(BodyConsumer):
     def stop(self, reason: BaseException) -> None:
         super().stop(reason)
         self._now_written(Failure(reason))
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        super().registerProducer(producer, streaming)
+        # Even if nothing comes: before its first checkpoint an upload can't be asked to let go by another process.
+        self._arrange_checkpoint()
 
     def _begin_digests(
         self, of: str, algorithms: frozenset[str], prefix: tuple[int, int] | None

@@ -295,13 +295,16 @@ class Uploads:
             file_expires=slot.expires,
         )
         relies = asked.relies_on_offset(total)
+        asks = asked.part is not None and asked.part.is_query
         part, is_new = await self._part(turn)
         try:
             if is_new:
                 if relies:
                     await self._refuse_vanished(turn.uid)
                 return Session(part, fresh, self._state, self._means.threads, holder), None
-            session = await self._take_up.session(part, fresh, holder, resumes=relies, token=asked.token)
+            session = await self._take_up.session(
+                part, fresh, holder, resumes=relies, attempt=relies and not asks, token=asked.token
+            )
         except BaseException:
             if is_new:
                 await self._means.threads.run(part.discard)
@@ -354,15 +357,15 @@ class Uploads:
             except FileNotFoundError:
                 return None
             except PartBusy:
-                if patience_s == PATIENCE_S:
-                    await self._ask_to_let_go(uid, turn)
+                # Again and again: the other one may not have told the state store yet that it has the upload.
+                await self._ask_to_let_go(uid, turn)
             if patience_s <= 0:
                 raise busy()
             await deferLater(self._means.clock, _POLL_S, lambda: None)
             patience_s -= _POLL_S
 
     async def _ask_to_let_go(self, uid: str, turn: Turn) -> None:
-        """Another process has the part. It hears of us through the state store, if it has come as far as that."""
+        """Another process has the part. It hears of us through the state store, once it has the upload there."""
         try:
             await self._state.release(await self._state.acquire(uid, Holder(turn.let_go), False, False))
         except (Busy, UnknownUpload, StateUnavailable):
@@ -396,7 +399,8 @@ class Uploads:
             file_algorithms=self._algorithms(stated) if placed.end == total else frozenset(),
             body_algorithms=algorithms(stated.content),
             restart=session.restart_at if placed.restarts else None,
-            checkpoint=_not_now if atomic else session.checkpoint,
+            # Bytes that are not to be kept before they have been verified are not made durable.
+            checkpoint=session.announce if atomic else session.checkpoint,
         )
         turn.consume_with(upload)
         try:
@@ -587,10 +591,6 @@ class Uploads:
             return Progress(upload.offset, upload.total, upload.token, expires_in_s)
         finally:
             part.close()
-
-
-async def _not_now() -> None:
-    """A checkpoint of bytes that are not to be kept before they have been verified."""
 
 
 def _uncounted(_size: int) -> None:
