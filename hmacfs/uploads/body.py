@@ -121,6 +121,9 @@ class BodyConsumer:
 
     def write(self, data: bytes) -> None:
         """The body's next bytes. Raising stops the body, and :meth:`receive` raises the same."""
+        if self._stopped is not None:
+            # By what one of its first bytes led to, of those that were waiting when it began.
+            raise self._stopped
         if self._position + len(data) > self._end:
             raise Refused(413, "size-mismatch", f"The body is longer than the {self._end} bytes that were announced.")
         self._position += len(data)

@@ -53,7 +53,7 @@ RETRY_AFTER_S: Final = 5.0
 
 _VERSION: Final = 1
 
-# The record's fields, under their names, and the lease. let_go is the epoch that somebody wants to end.
+# The record's fields, under their names, and the lease. let_go is the last epoch that somebody wanted to end.
 _SCHEMA: Final = f"""
 CREATE TABLE uploads (
     uid TEXT PRIMARY KEY,
@@ -81,7 +81,6 @@ CREATE TABLE uploads (
 ) WITHOUT ROWID;
 CREATE INDEX by_expiry ON uploads (expires);
 CREATE INDEX by_status ON uploads (status, uid);
-CREATE INDEX wanted ON uploads (uid) WHERE let_go > 0;
 PRAGMA user_version = {_VERSION};
 """
 
@@ -115,18 +114,18 @@ def _get(uid: str, connection: sqlite3.Connection) -> UploadRecord | None:
     return None if row is None else row.record
 
 
-def _held(connection: sqlite3.Connection, lease: Lease) -> UploadRecord:
+def _held(connection: sqlite3.Connection, lease: Lease) -> _Row:
     """The upload, if *lease* is in force. It is until somebody else has one, even if its time is over."""
     row = _find(connection, lease.uid)
     if row is None:
         raise UnknownUpload(lease.uid)
     if row.record.epoch != lease.epoch or row.holder != lease.holder:
         raise Fenced(lease.uid)
-    return row.record
+    return row
 
 
 def _write(
-    connection: sqlite3.Connection, record: UploadRecord, holder: str, lease_until: float, let_go: int = 0
+    connection: sqlite3.Connection, record: UploadRecord, holder: str, lease_until: float, let_go: int
 ) -> UploadRecord:
     values = [getattr(record, name) for name in _FIELDS]
     values[_FIELDS.index("status")] = record.status.value
@@ -146,7 +145,7 @@ class _Changes:
         row = _find(connection, new.uid)
         if row is not None:
             return row.holder == holder, row.record
-        return True, _write(connection, beginning(new, 1, now, self._ttl_s), holder, now + LEASE_S)
+        return True, _write(connection, beginning(new, 1, now, self._ttl_s), holder, now + LEASE_S, 0)
 
     def acquire(
         self, uid: str, holder: str, steal: bool, attempt: bool, now: float, connection: sqlite3.Connection
@@ -157,17 +156,17 @@ class _Changes:
             raise UnknownUpload(uid)
         record = row.record
         if row.holder == holder:
-            return _write(connection, record, holder, now + LEASE_S)
+            return _write(connection, record, holder, now + LEASE_S, row.let_go)
         if row.is_held(now) and not steal:
             connection.execute("UPDATE uploads SET let_go = epoch WHERE uid = ?", (uid,))
             return row
         attempts = record.attempts_without_progress + (attempt and record.status is Status.ACTIVE)
-        let_go = record.epoch if row.holder else 0
         record = evolve(record, epoch=record.epoch + 1, attempts_without_progress=attempts)
-        return _write(connection, record, holder, now + LEASE_S, let_go)
+        return _write(connection, record, holder, now + LEASE_S, row.let_go)
 
     def commit(self, lease: Lease, offset: int, hash_state: bytes, now: float, connection: sqlite3.Connection) -> None:
-        record = _held(connection, lease)
+        row = _held(connection, lease)
+        record = row.record
         if record.status is not Status.ACTIVE:
             raise Fenced(lease.uid)
         if offset < record.offset or (record.total is not None and offset > record.total):
@@ -180,45 +179,43 @@ class _Changes:
             expires=expiry(record, now, self._ttl_s),
             attempts_without_progress=0 if offset > record.offset else record.attempts_without_progress,
         )
-        _write(connection, record, lease.holder, now + LEASE_S)
+        _write(connection, record, lease.holder, now + LEASE_S, row.let_go)
 
     def renew(self, lease: Lease, now: float, connection: sqlite3.Connection) -> None:
         _held(connection, lease)
         connection.execute("UPDATE uploads SET lease_until = ? WHERE uid = ?", (now + LEASE_S, lease.uid))
 
     def release(self, lease: Lease, connection: sqlite3.Connection) -> None:
-        # The wish for an earlier epoch to end stays: its holder may not have looked yet.
         connection.execute(
-            "UPDATE uploads SET holder = '', lease_until = 0, let_go = CASE WHEN let_go < epoch THEN let_go ELSE 0 END"
-            " WHERE uid = ? AND epoch = ? AND holder = ?",
+            "UPDATE uploads SET holder = '', lease_until = 0 WHERE uid = ? AND epoch = ? AND holder = ?",
             (lease.uid, lease.epoch, lease.holder),
         )
 
     def finish(self, lease: Lease, size: int, sha256: bytes | None, now: float, connection: sqlite3.Connection) -> None:
-        record = _held(connection, lease)
+        row = _held(connection, lease)
+        record = row.record
         if record.status is Status.FAILED:
             raise Fenced(lease.uid)
         if size < record.offset or (record.total is not None and size != record.total):
             raise OffsetMismatch(lease.uid, record.offset)
-        self._end(connection, lease, now, record, status=Status.COMPLETE, total=size, offset=size, sha256=sha256)
+        self._end(connection, row, now, status=Status.COMPLETE, total=size, offset=size, sha256=sha256)
 
     def fail(self, lease: Lease, reason: str, now: float, connection: sqlite3.Connection) -> None:
-        record = _held(connection, lease)
-        if record.status is Status.COMPLETE:
+        row = _held(connection, lease)
+        if row.record.status is Status.COMPLETE:
             raise Fenced(lease.uid)
-        self._end(connection, lease, now, record, status=Status.FAILED, reason=reason)
+        self._end(connection, row, now, status=Status.FAILED, reason=reason)
 
-    def _end(
-        self, connection: sqlite3.Connection, lease: Lease, now: float, record: UploadRecord, **changes: Any
-    ) -> None:
-        expires = expiry(record, now, self._ttl_s)
-        record = evolve(record, hash_state=b"", modified=now, expires=expires, **changes)
+    def _end(self, connection: sqlite3.Connection, row: _Row, now: float, **changes: Any) -> None:
+        expires = expiry(row.record, now, self._ttl_s)
+        record = evolve(row.record, hash_state=b"", modified=now, expires=expires, **changes)
         # The holder stays named, so that the same call made again is known for what it is.
-        _write(connection, record, lease.holder, 0)
+        _write(connection, record, row.holder, 0, row.let_go)
 
     def restart(self, lease: Lease, new: NewUpload, now: float, connection: sqlite3.Connection) -> UploadRecord:
-        _held(connection, lease)
-        return _write(connection, beginning(new, lease.epoch, now, self._ttl_s), lease.holder, now + LEASE_S)
+        row = _held(connection, lease)
+        record = beginning(new, lease.epoch, now, self._ttl_s)
+        return _write(connection, record, row.holder, now + LEASE_S, row.let_go)
 
     def discard(self, lease: Lease, connection: sqlite3.Connection) -> None:
         with contextlib.suppress(UnknownUpload):
@@ -253,8 +250,14 @@ def _counts(connection: sqlite3.Connection) -> dict[Status, int]:
     return {status: counted.get(status.value, 0) for status in Status}
 
 
-def _wanted(connection: sqlite3.Connection) -> list[tuple[str, int]]:
-    return connection.execute("SELECT uid, let_go FROM uploads WHERE let_go > 0").fetchall()
+def _wanted(held: Mapping[str, int], connection: sqlite3.Connection) -> list[tuple[str, int]]:
+    """Which of the *held* uploads somebody wants, or has taken already, and the epochs that they are held under."""
+    wanted = []
+    for uid, epoch in held.items():
+        row = connection.execute("SELECT epoch, let_go FROM uploads WHERE uid = ?", (uid,)).fetchone()
+        if row is not None and (row[0] != epoch or row[1] == epoch):
+            wanted.append((uid, epoch))
+    return wanted
 
 
 @implementer(IUploadState)
@@ -420,7 +423,7 @@ class EmbeddedUploadState:
         if not self._holdings:
             self._poll.stop()
             return succeed(None)
-        return self._read(_wanted).addCallbacks(self._tell, self._look_again)
+        return self._read(partial(_wanted, self._holdings.epochs())).addCallbacks(self._tell, self._look_again)
 
     def _tell(self, wanted: Sequence[tuple[str, int]]) -> None:
         for uid, epoch in wanted:

@@ -354,7 +354,7 @@ class RedisLink:
         self._credentials = [word for word in (username, password) if word]
         self._database = database
         self._probe_key = probe_key
-        self._subscriptions: dict[bytes, Callable[[bytes], None]] = {}
+        self._subscriptions: dict[str, Callable[[bytes], None]] = {}
         self._commands: _Keeper | None = None
         self._messages: _Keeper | None = None
 
@@ -363,7 +363,7 @@ class RedisLink:
 
         It must not raise.
         """
-        self._subscriptions[channel.encode()] = received
+        self._subscriptions[channel] = received
 
     def start(self) -> Deferred[None]:
         """Connect. Fires when that has succeeded or failed for the first time.
@@ -421,6 +421,10 @@ class RedisLink:
         return _Keeper(self._clock, self._endpoint, make, log_in, probe, f"Redis at {self._name} ({purpose})")
 
     def _subscriber(self, make: Callable[..., Any]) -> Any:
-        protocol = make(charset=None, convertNumbers=False)
-        protocol.messageReceived = lambda _, channel, message: self._subscriptions[channel](message)
+        def received(_: object, channel: str, message: str | bytes) -> None:
+            self._subscriptions[channel](message if isinstance(message, bytes) else message.encode())
+
+        # Up to 1.4 it knows a message by its first word as text, and what can't be text comes as bytes.
+        protocol = make(charset="utf-8", convertNumbers=False)
+        protocol.messageReceived = received
         return protocol

@@ -343,6 +343,10 @@ class Holdings:
         epoch, _ = self._held.get(lease.uid, (None, None))
         return epoch == lease.epoch
 
+    def epochs(self) -> dict[str, int]:
+        """The uids of what is held, and the epochs that it is held under."""
+        return {uid: epoch for uid, (epoch, _) in self._held.items()}
+
     def add(self, lease: Lease, holder: Holder) -> None:
         """Remember that *holder* has *lease*."""
         self._held[lease.uid] = lease.epoch, holder.let_go

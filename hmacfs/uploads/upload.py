@@ -188,6 +188,8 @@ class Upload(BodyConsumer):
             await self._until_written
 
     async def _settle(self) -> None:
+        # What could not be written yet will not be: the part is somebody else's from now on.
+        self._held.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -268,3 +270,6 @@ class Upload(BodyConsumer):
             self.stop(error)
         finally:
             self._checkpointing = None
+        if self._arriving is not None and self._part.size > self._checkpointed:
+            # What came meanwhile must not wait for what comes next, which may be nothing.
+            self._arrange_checkpoint()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tests.e2e import signing
 from tests.e2e.curl import curl
 from tests.e2e.cutting import CuttingProxy, Fault
-from tests.e2e.daemon import TomlValue
+from tests.e2e.daemon import Daemon, TomlValue
 from tests.e2e.processes import wait_until
 from tests.e2e.resuming import PATH, TOKEN, Client, OnRedis, ResumeTestCase, sha256
 from tests.e2e.wire import Answer, Closed, Connection
@@ -27,17 +27,10 @@ else:
     _Case = object
 
 
-class ContractMixin(_Case):
-    """Every row, on either store."""
+class StoredRowsMixin(_Case):
+    """The rows that live from what the server has kept, on either store."""
 
     # Breaking, and asking how far it is
-
-    def test_whole_upload(self) -> None:
-        """Nothing breaks: 201 with all that a client may want to know, a session token among it."""
-        answer = self.client.put()
-        self.assert_stored(answer)
-        self.assertRegex(answer.header("X-Session-Token") or "", "^[A-Za-z0-9._~-]{8,128}$")
-        self.assertEqual(self.daemon.files(), [PATH])
 
     def test_ended_connection(self) -> None:
         """FIN after a chosen byte: every byte before it counts."""
@@ -79,24 +72,6 @@ class ContractMixin(_Case):
         max_age_s = int((head.header("Upload-Limit") or "").removeprefix("max-age="))
         self.assertTrue(86_000 < max_age_s <= 86_400)
 
-    def test_head_without_signature(self) -> None:
-        """Nobody else learns that there is an upload."""
-        self.interrupt(HALF)
-        self.assert_unfinished(HALF)
-        self.assertEqual(self.daemon.ask("HEAD", signing.url_path(PATH)).status, 404)
-
-    def test_head_of_nothing(self) -> None:
-        """404 before the upload has begun."""
-        self.assertEqual(self.client.head().status, 404)
-
-    def test_head_of_stored(self) -> None:
-        """200 when it is complete, as for every reader, and that it is."""
-        self.client.put()
-        head = self.client.head()
-        self.assertEqual((head.status, head.header("Upload-Complete")), (200, "?1"))
-        self.assertEqual(head.header("Content-Length"), str(self.size_bytes))
-        self.assertEqual(head.header("Repr-Digest"), sha256(self.client.content))
-
     def test_restarted_server(self) -> None:
         """A server that was stopped, or killed, knows the offset when it is back; the digest is of all the bytes."""
         self.interrupt(500_000)
@@ -125,25 +100,6 @@ class ContractMixin(_Case):
 
     # Going on
 
-    def test_curl(self) -> None:
-        """``curl -C OFFSET -T`` goes on from the offset that ``curl -I`` has brought."""
-        file = self.directory / "film.mp4"
-        file.write_bytes(self.client.content)
-        network = CuttingProxy(self, self.daemon.port, Fault(cut_after_bytes=HALF))
-        session = ["-H", f"X-Session-Token: {TOKEN}"]
-        through = f"http://127.0.0.1:{network.port}{self.client.target}"
-        self.assertNotEqual(curl("-T", file, *session, through).exit_status, 0)
-        offset = curl("-I", *session, through).header("Upload-Offset") or ""
-        self.assertTrue(HALF - 2000 < int(offset) < HALF)
-        put = curl("-C", offset, "-T", file, *session, through)
-        self.assertEqual((put.status, put.sent_bytes), (201, self.size_bytes - int(offset)), put.text)
-        self.assertEqual(put.header("X-Session-Token"), TOKEN)
-        self.assertTrue(self.client.get().body == self.client.content)
-        metrics = self.daemon.metrics()
-        self.assertEqual(metrics["hmac_file_server_uploads_resumed_total"], 1)
-        self.assertEqual(metrics["hmac_file_server_resumed_bytes_saved_total"], int(offset))
-        self.daemon.process.wait_for_line(r"PUT .*film\.mp4 201 .*resumed-at=1\.\d+ MB")
-
     def test_parts(self) -> None:
         """A file in pieces, over a restart: 202 until the last one."""
         for first, end in ((0, 1_000_000), (1_000_000, 2_999_999)):
@@ -160,22 +116,6 @@ class ContractMixin(_Case):
         self.interrupt(HALF)
         answer = self.client.part(HALF + 1)
         self.assertEqual((answer.status, answer.header("Upload-Offset")), (409, str(HALF)))
-        self.assert_unfinished(HALF)
-        self.assert_stored(self.client.part(HALF))
-
-    def test_overlap(self) -> None:
-        """A part that begins earlier is compared with what is here, and the rest of it is appended."""
-        self.interrupt(HALF)
-        self.assert_stored(self.client.part(HALF - 700_000))
-
-    def test_overlap_differs(self) -> None:
-        """One byte of it is another: 409, and what is here stays."""
-        self.interrupt(HALF)
-        other = bytearray(self.client.content)
-        other[HALF - 1] ^= 1
-        answer = self.client.part(HALF - 700_000, content=bytes(other))
-        self.assertEqual((answer.status, answer.header("Upload-Offset")), (409, str(HALF)))
-        self.assertIn("content-mismatch", answer.text)
         self.assert_unfinished(HALF)
         self.assert_stored(self.client.part(HALF))
 
@@ -251,65 +191,6 @@ class ContractMixin(_Case):
         self.assert_stored(answer, client=client)
         self.assertEqual(answer.header("X-Session-Token"), TOKEN)
 
-    def test_token_in_every_answer(self) -> None:
-        """Whatever is answered."""
-        client = self.make_client(token=TOKEN)
-        unsigned = client.target.partition("?")[0]
-        for status, answer in (
-            (404, client.head()),
-            (404, client.delete()),
-            (403, self.daemon.ask("PUT", unsigned, SESSION, b"x")),
-            (403, self.daemon.ask("DELETE", unsigned, SESSION)),
-            (202, client.query()),
-            (409, client.part(1)),
-            (202, client.part(0, 10)),
-            (204, client.head()),
-            (204, client.delete()),
-            (201, client.put()),
-            (200, client.head()),
-            (201, client.put()),
-            (409, client.put(bytes(self.size_bytes))),
-            (409, client.delete()),
-        ):
-            self.assertEqual((answer.status, answer.header("X-Session-Token")), (status, TOKEN))
-
-    def test_malformed_token(self) -> None:
-        """400, whatever the request."""
-        for token in ("short", "x" * 129, "with spaces in", "semi;colon", "grüße-grüße"):
-            client = Client(self.daemon.port, self.client.content, token)
-            for answer in (client.head(), client.put(), client.delete()):
-                self.assertEqual((answer.status, answer.header("X-Session-Token")), (400, None), token)
-
-    # After the end
-
-    def test_replay(self) -> None:
-        """The same again, whole or in part, is confirmed; anything else is refused and changes nothing."""
-        self.assert_stored(self.client.put())
-        other = self.client.content[:-1] + b"?"
-        for status, answer in (
-            (201, self.client.put()),
-            (201, self.client.part(HALF)),
-            (201, self.client.query()),
-            (409, self.client.put(other)),
-            (409, self.client.part(HALF, content=other)),
-        ):
-            self.assertEqual(answer.status, status)
-        self.assertTrue(self.client.get().body == self.client.content)
-
-    def test_replay_with_digest(self) -> None:
-        """Who states the digest is answered at once, and needn't send the body."""
-        self.assert_stored(self.client.put())
-        for status, content in ((201, self.client.content), (409, bytes(self.size_bytes))):
-            answer = self.expecting(content)
-            self.assertEqual((answer.status, answer.interim), (status, ()))
-
-    def expecting(self, content: bytes) -> Answer:
-        """Announce a whole body and its digest, and send nothing of it before the go-ahead."""
-        headers = {"Expect": "100-continue", "Repr-Digest": sha256(content)}
-        with Connection(self.daemon.port) as connection:
-            connection.send_head("PUT", self.client.target, headers, self.size_bytes)
-            return connection.answer("PUT")
-
     # Several requests at once
 
     def test_newest_wins(self) -> None:
@@ -362,11 +243,6 @@ class ContractMixin(_Case):
         self.assertEqual(self.client.delete().status, 404)
         self.assert_stored(self.client.put())
 
-    def test_delete_stored(self) -> None:
-        """What is stored stays."""
-        self.client.put()
-        self.assertEqual((self.client.delete().status, self.client.get().status), (409, 200))
-
     def test_lost_bytes(self) -> None:
         """The part file has fewer bytes than were promised, or is gone: 410, until the whole file comes."""
         for lose in ("truncate", "unlink"):
@@ -383,24 +259,148 @@ class ContractMixin(_Case):
             (self.daemon.store / PATH).unlink()
 
 
-class EmbeddedContractTests(ContractMixin, ResumeTestCase):
+class EmbeddedTests(StoredRowsMixin, ResumeTestCase):
     """Without any other program."""
+
+
+class RedisTests(OnRedis, StoredRowsMixin, ResumeTestCase):
+    """With Redis."""
+
+
+class RowsTests(ResumeTestCase):
+    """The other rows."""
 
     needs: ClassVar[tuple[str, ...]] = ("curl",)
 
+    def test_whole_upload(self) -> None:
+        """Nothing breaks: 201 with all that a client may want to know, a session token among it."""
+        answer = self.client.put()
+        self.assert_stored(answer)
+        self.assertRegex(answer.header("X-Session-Token") or "", "^[A-Za-z0-9._~-]{8,128}$")
+        self.assertEqual(self.daemon.files(), [PATH])
 
-class RedisContractTests(OnRedis, ContractMixin, ResumeTestCase):
-    """With Redis."""
+    def test_head_without_signature(self) -> None:
+        """Nobody else learns that there is an upload."""
+        self.interrupt(HALF)
+        self.assert_unfinished(HALF)
+        self.assertEqual(self.daemon.ask("HEAD", signing.url_path(PATH)).status, 404)
 
-    needs: ClassVar[tuple[str, ...]] = ("curl", "redis")
+    def test_head_of_nothing_or_all(self) -> None:
+        """404 before the upload has begun; 200 when it is complete, as for every reader, and that it is."""
+        self.assertEqual(self.client.head().status, 404)
+        self.client.put()
+        head = self.client.head()
+        self.assertEqual((head.status, head.header("Upload-Complete")), (200, "?1"))
+        self.assertEqual(head.header("Content-Length"), str(self.size_bytes))
+        self.assertEqual(head.header("Repr-Digest"), sha256(self.client.content))
+
+    def test_curl(self) -> None:
+        """``curl -C OFFSET -T`` goes on from the offset that ``curl -I`` has brought."""
+        file = self.directory / "film.mp4"
+        file.write_bytes(self.client.content)
+        network = CuttingProxy(self, self.daemon.port, Fault(cut_after_bytes=HALF))
+        session = ["-H", f"X-Session-Token: {TOKEN}"]
+        through = f"http://127.0.0.1:{network.port}{self.client.target}"
+        self.assertNotEqual(curl("-T", file, *session, through).exit_status, 0)
+        offset = curl("-I", *session, through).header("Upload-Offset") or ""
+        self.assertTrue(HALF - 2000 < int(offset) < HALF)
+        put = curl("-C", offset, "-T", file, *session, through)
+        self.assertEqual((put.status, put.sent_bytes), (201, self.size_bytes - int(offset)), put.text)
+        self.assertEqual(put.header("X-Session-Token"), TOKEN)
+        self.assertTrue(self.client.get().body == self.client.content)
+        metrics = self.daemon.metrics()
+        self.assertEqual(metrics["hmac_file_server_uploads_resumed_total"], 1)
+        self.assertEqual(metrics["hmac_file_server_resumed_bytes_saved_total"], int(offset))
+        self.daemon.process.wait_for_line(r"PUT .*film\.mp4 201 .*resumed-at=1\.\d+ MB")
+
+    def test_overlap(self) -> None:
+        """A part that begins earlier is compared with what is here, and the rest of it is appended."""
+        self.interrupt(HALF)
+        self.assert_stored(self.client.part(HALF - 700_000))
+
+    def test_overlap_differs(self) -> None:
+        """One byte of it is another: 409, and what is here stays."""
+        self.interrupt(HALF)
+        other = bytearray(self.client.content)
+        other[HALF - 1] ^= 1
+        answer = self.client.part(HALF - 700_000, content=bytes(other))
+        self.assertEqual((answer.status, answer.header("Upload-Offset")), (409, str(HALF)))
+        self.assertIn("content-mismatch", answer.text)
+        self.assert_unfinished(HALF)
+        self.assert_stored(self.client.part(HALF))
+
+    def test_token_in_every_answer(self) -> None:
+        """Whatever is answered."""
+        client = self.make_client(token=TOKEN)
+        unsigned = client.target.partition("?")[0]
+        for status, answer in (
+            (404, client.head()),
+            (404, client.delete()),
+            (403, self.daemon.ask("PUT", unsigned, SESSION, b"x")),
+            (403, self.daemon.ask("DELETE", unsigned, SESSION)),
+            (202, client.query()),
+            (409, client.part(1)),
+            (202, client.part(0, 10)),
+            (204, client.head()),
+            (204, client.delete()),
+            (201, client.put()),
+            (200, client.head()),
+            (201, client.put()),
+            (409, client.put(bytes(self.size_bytes))),
+            (409, client.delete()),
+        ):
+            self.assertEqual((answer.status, answer.header("X-Session-Token")), (status, TOKEN))
+
+    def test_malformed_token(self) -> None:
+        """400, whatever the request."""
+        for token in ("short", "x" * 129, "with spaces in", "semi;colon", "grüße-grüße"):
+            client = Client(self.daemon.port, self.client.content, token)
+            for answer in (client.head(), client.put(), client.delete()):
+                self.assertEqual((answer.status, answer.header("X-Session-Token")), (400, None), token)
+
+    def test_replay(self) -> None:
+        """The same again, whole or in part, is confirmed; anything else is refused and changes nothing."""
+        self.assert_stored(self.client.put())
+        other = self.client.content[:-1] + b"?"
+        for status, answer in (
+            (201, self.client.put()),
+            (201, self.client.part(HALF)),
+            (201, self.client.query()),
+            (409, self.client.put(other)),
+            (409, self.client.part(HALF, content=other)),
+        ):
+            self.assertEqual(answer.status, status)
+        self.assertTrue(self.client.get().body == self.client.content)
+
+    def test_replay_with_digest(self) -> None:
+        """Who states the digest is answered at once, and needn't send the body."""
+        self.assert_stored(self.client.put())
+        for status, content in ((201, self.client.content), (409, bytes(self.size_bytes))):
+            answer = self.expecting(content)
+            self.assertEqual((answer.status, answer.interim), (status, ()))
+
+    def expecting(self, content: bytes) -> Answer:
+        """Announce a whole body and its digest, and send nothing of it before the go-ahead."""
+        headers = {"Expect": "100-continue", "Repr-Digest": sha256(content)}
+        with Connection(self.daemon.port) as connection:
+            connection.send_head("PUT", self.client.target, headers, self.size_bytes)
+            return connection.answer("PUT")
+
+    def test_delete_stored(self) -> None:
+        """What is stored stays."""
+        self.client.put()
+        self.assertEqual((self.client.delete().status, self.client.get().status), (409, 200))
 
 
 class TwoServersMixin(_Case):
-    """Two processes serve one directory, and a client comes back to the other one."""
+    """Two processes serve one directory, begun at the same time, and a client comes back to the other one."""
 
     def setUp(self) -> None:
-        super().setUp()
-        self.other_daemon = self.serve(StoreDir=str(self.daemon.store))
+        self.daemon = Daemon(self, **self.keys())
+        self.other_daemon = Daemon(self, **{**self.keys(), "StoreDir": str(self.daemon.store)})
+        for daemon in (self.daemon, self.other_daemon):
+            daemon.started()
+        self.client = self.make_client()
         self.other = Client(self.other_daemon.port, self.client.content)
 
     def test_taken_over(self) -> None:
@@ -409,13 +409,6 @@ class TwoServersMixin(_Case):
         self.arrived(HALF)
         self.assert_stored(self.other.part(HALF))
         self.assertTrue(first.closed_by_peer())
-        first.close()
-
-    def test_whole_body(self) -> None:
-        """So it does with the whole body."""
-        first = self.client.begin(HALF)
-        self.arrived(HALF)
-        self.assert_stored(self.other.put())
         first.close()
 
     def test_nothing_arrived_yet(self) -> None:
@@ -433,6 +426,10 @@ class TwoServersMixin(_Case):
         self.assertTrue(first.closed_by_peer())
         first.close()
         self.assert_stored(self.client.part(HALF))
+
+
+class TwoEmbeddedServersTests(TwoServersMixin, ResumeTestCase):
+    """They share an SQLite file."""
 
     def test_delete(self) -> None:
         """Given up there, it is over here."""
@@ -466,10 +463,6 @@ class TwoServersMixin(_Case):
         self.assertEqual(answer.status, 201)
         self.assertEqual(self.client.part(HALF).status, 201)
         self.assertTrue(self.client.get().body == self.client.content)
-
-
-class TwoEmbeddedServersTests(TwoServersMixin, ResumeTestCase):
-    """They share an SQLite file."""
 
 
 class TwoRedisServersTests(OnRedis, TwoServersMixin, ResumeTestCase):

@@ -56,6 +56,11 @@ class Body:
         self._consumer: IConsumer | None = None
         self._done: Deferred[None] = Deferred(lambda _: self.stopProducing())
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody has asked for it."""
+        return self._consumer is not None
+
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         self._consumer = consumer
         return self._done

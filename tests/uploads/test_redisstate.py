@@ -263,12 +263,12 @@ class BadDayTests(RedisCase):
         await self.begin(state, "upload-2")
 
     async def test_hung(self) -> None:
-        """A Redis that doesn't answer costs the first calls two seconds, all of them at once, and later ones nothing."""
+        """A Redis that doesn't answer costs the first calls not quite two seconds, all at once, and later ones nothing."""
         self.server.start()
         state = await self.start_state()
         self.server.send(signal.SIGSTOP)
         calls = [self.reason(state.get("upload-1")) for _ in range(100)]
-        self.assertEqual(CALL_TIMEOUT_S, 2)
+        self.assertLess(CALL_TIMEOUT_S, 2)
         self.assertEqual(await gatherResults([Deferred.fromCoroutine(call) for call in calls]), ["timeout"] * 100)
         self.failureResultOf(state.get("upload-1"), StateUnavailable)
         self.server.send(signal.SIGCONT)
@@ -317,7 +317,16 @@ class BadDayTests(RedisCase):
         state = await self.start_state()
         told: Deferred[None] = Deferred()
         await state.create(new_upload(), Holder(lambda: told.callback(None)))
-        for message in ("", "upload-1", "1", "one upload-1", "1 upload-1 ", "1 ../upload-1", "9" * 50 + " upload-1"):
+        for message in (
+            "",
+            "upload-1",
+            "1",
+            "one upload-1",
+            "1 upload-1 ",
+            "1 ../upload-1",
+            "1 upload-\udcff",
+            "9" * 50 + " upload-1",
+        ):
             self.server.command("PUBLISH", f"{PREFIX}{{up1}}:let-go", message)
         self.assertEqual(told.called, False)
         self.server.command("PUBLISH", f"{PREFIX}{{up1}}:let-go", "1 upload-1")

@@ -213,6 +213,27 @@ class UploadStateMixin(_Base):
         await self.hear_of_another_upload()
         self.assertEqual(told, [])
 
+    async def test_wish_survives_commits(self) -> None:
+        """A holder that is busy committing is told nevertheless."""
+        told: Deferred[None] = Deferred()
+        lease = await self.state.create(new_upload(), Holder(lambda: told.callback(None)))
+        assert isinstance(lease, Lease)
+        await self.assertFailure(self.other.acquire("upload-1", holder()), Busy)
+        for offset in range(5):
+            await self.state.commit(lease, offset)
+        self.deliver()
+        await told
+
+    async def test_told_of_a_thief_who_has_gone(self) -> None:
+        """A holder whose lease was stolen is told even if the thief has done its work and let go since."""
+        told: Deferred[None] = Deferred()
+        await self.state.create(new_upload(), Holder(lambda: told.callback(None)))
+        stolen = await self.other.acquire("upload-1", holder(), steal=True)
+        await self.other.commit(stolen, 10)
+        await self.other.release(stolen)
+        self.deliver()
+        await told
+
     async def hear_of_another_upload(self) -> None:
         """Wait until both processes have heard all messages that were sent before now."""
         for number, state in enumerate((self.state, self.other)):
