@@ -396,8 +396,8 @@ class TwoServersMixin(_Case):
     """Two processes serve one directory, begun at the same time, and a client comes back to the other one."""
 
     def setUp(self) -> None:
-        self.daemon = Daemon(self, **self.keys())
-        self.other_daemon = Daemon(self, **{**self.keys(), "StoreDir": str(self.daemon.store)})
+        self.daemon = Daemon(self, text=None, **self.keys())
+        self.other_daemon = Daemon(self, text=None, **{**self.keys(), "StoreDir": str(self.daemon.store)})
         for daemon in (self.daemon, self.other_daemon):
             daemon.started()
         self.client = self.make_client()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import stat
 import threading
@@ -104,6 +105,20 @@ class TransactionTests(DatabaseCase):
 
 
 class FileTests(DatabaseCase):
+    def test_made_by_one_at_a_time(self) -> None:
+        """While another process makes, checks or replaces the file, one that opens it waits."""
+        database = self.open()
+        self.path.parent.mkdir()
+        with open(f"{self.path}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            thread = threading.Thread(target=database.read, args=(count,))
+            thread.start()
+            # Not for it to be done, but to see that it isn't.
+            thread.join(0.05)
+            self.assertEqual((thread.is_alive(), self.path.exists()), (True, False))
+        thread.join()
+        self.assertEqual(self.path.exists(), True)
+
     def test_nobody_else_may_read_it(self) -> None:
         """The directory is ours alone, and so is every file that SQLite makes there."""
         self.open().write(count_up)
@@ -180,8 +195,30 @@ class DamageTests(DatabaseCase):
         """Damage that nobody has stumbled over is found when the file is opened."""
         self.open().write(count_up)
         self.damage()
-        self.assertEqual(self.open().read(count), 0)
+        self.open().read(lambda connection: None)
         self.assertIn("counters.sqlite.corrupt", self.names())
+
+    def test_log_of_changes_goes_too(self) -> None:
+        """What SQLite keeps beside the file, and another process has open, is not taken for the new file's."""
+        self.open().write(count_up)
+        self.damage()
+        self.open().read(count)
+        self.assertLess({f"counters.sqlite.corrupt{suffix}" for suffix in ("", "-wal", "-shm")}, self.names())
+
+    def test_found_by_two_at_once(self) -> None:
+        """Who finds the damage when another process has just begun anew leaves the new file where it is."""
+        finder, late = self.open(), self.open()
+        late.write(count_up)
+        self.damage()
+        errors = [sqlite3.DatabaseError("database disk image is malformed")]
+
+        def stumble(connection: sqlite3.Connection) -> int:
+            if errors:
+                finder.write(count_up)
+                raise errors.pop()
+            return count(connection)
+
+        self.assertEqual(late.read(stumble), 1)
 
     def test_found_while_in_use(self) -> None:
         """Damage that is found half-way costs what was there, and not the call that found it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tests.uploads.test_state import (
     UploadStateMixin,
     holder,
     new_upload,
+    random_steps,
 )
 
 
@@ -120,6 +121,14 @@ class ModelTests(SynchronousTestCase):
     )
     @settings(max_examples=60, deadline=None)
     def test_follows_the_model(self, steps: list[Step]) -> None:
+        self.follow(steps)
+
+    def test_follows_the_model_for_long(self) -> None:
+        """So it does in the long run."""
+        for seed in range(10):
+            self.follow(random_steps(seed, 200))
+
+    def follow(self, steps: Iterable[Step]) -> None:
         case = InlineTests("follow")
         case.setUp()
         self.successResultOf(Deferred.fromCoroutine(case.follow(steps)))

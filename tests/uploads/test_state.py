@@ -413,7 +413,8 @@ class UploadStateMixin(_Base):
         record = await self.record()
         self.assertEqual((record.status, record.offset, record.sha256), (Status.COMPLETE, 1000, b"d" * 32))
         self.assertEqual((record.hash_state, record.modified, record.expires), (b"", NOW + 5, NOW + 5 + TTL_S))
-        await self.other.acquire("upload-1", holder())
+        looking = await self.other.acquire("upload-1", holder())
+        self.assertEqual(looking.record.attempts_without_progress, 0)
 
     async def test_finish_of_another_size(self) -> None:
         """A file that has not the size that was announced is not complete."""

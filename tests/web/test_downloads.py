@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
+from hmacfs.storage.names import SlotPath
+from hmacfs.storage.store import OpenFile
 from hmacfs.web.answers import ALWAYS
 from tests.net.wire import ABORTED, CLOSED, Answer
 from tests.uploads.test_beside import HeldThreads
@@ -363,14 +365,24 @@ class TroubleTests(DownloadTestCase):
         self.assertNotIn(b"denied", answer.body)
         self.assertEqual(len(self.flushLoggedErrors(PermissionError)), 1)
 
-    def test_no_descriptor_left(self) -> None:
-        """Whatever comes of a request, the file is closed."""
-        before = len(os.listdir("/proc/self/fd"))
+    def test_closed(self) -> None:
+        """Whatever comes of a request, its file is closed."""
+        opened: list[OpenFile] = []
+        real = self.store.open_file
+
+        def open_file(path: SlotPath) -> OpenFile | None:
+            found = real(path)
+            if found is not None:
+                opened.append(found)
+            return found
+
+        self.patch(self.store, "open_file", open_file)
         for headers in ({}, {"Range": "bytes=1-2"}, {"Range": "bytes=200-"}, {"If-None-Match": "*"}):
             self.ask(headers)
             self.ask(headers, "HEAD")
         self.server.stalled(request("GET", URL)).vanish()
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        self.assertEqual(len(opened), 9)
+        self.assertTrue(all(found.handle.closed for found in opened))
 
 
 class PublishingTests(ServerTestCase):

@@ -1,0 +1,323 @@
+"""The documentation says what is: links lead somewhere, commands exist, snippets load, tables are complete."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import contextlib
+import io
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+from twisted.trial.unittest import SynchronousTestCase
+
+from hmacfs.cli import main
+from hmacfs.config import load
+from hmacfs.errors import StartError
+from hmacfs.metrics import Metrics
+from tests.e2e import signing
+from tests.e2e.curl import curl
+from tests.e2e.daemon import Daemon
+from tests.e2e.processes import ROOT, PeerTestCase, Process, accepts, program, run, wait_until
+from tests.e2e.signing import SECRET
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
+_SPAN = re.compile(r"`([^`\n]+)`")
+
+
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def without_code(markdown: str) -> str:
+    """The prose alone: what looks like a link or a heading in code is none."""
+    return _SPAN.sub("", _FENCED.sub("", markdown))
+
+
+def snippets(page: Path, language: str) -> list[str]:
+    """The code blocks of one language."""
+    return [code for name, code in _FENCED.findall(text(page)) if name == language]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link into the page may name, as the usual renderers make it of headings."""
+    headings = re.findall(r"^#+ +(.+)$", _FENCED.sub("", text(page)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Every line of shell on the page, without prompt, comment and the directory of the program."""
+    markdown = text(page)
+    lines = [
+        line.strip().removeprefix("$ ")
+        for block in _INDENTED.findall(_FENCED.sub("", markdown))
+        for line in block.splitlines()
+    ]
+    lines += [
+        line.removeprefix("$ ") for code in snippets(page, "console") for line in code.splitlines() if line[:2] == "$ "
+    ]
+    lines += _SPAN.findall(_FENCED.sub("", markdown))
+    return (re.sub(r"^\S*/", "", line.partition(" # ")[0]).strip() for line in lines)
+
+
+def rows(page: Path, heading: str) -> list[list[str]]:
+    """The rows of the table below a heading, a list of cells each."""
+    _, _, below = text(page).partition(f"\n{heading}\n")
+    table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+    assert table is not None, heading
+    lines = table[0].splitlines()[2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+class LinkTests(SynchronousTestCase):
+    """From page to page."""
+
+    def test_links(self) -> None:
+        """Every relative link names a file that is there, and a heading in it."""
+        for page in PAGES:
+            for target in _LINK.findall(without_code(text(page))):
+                if "://" in target:
+                    continue
+                name, _, anchor = target.partition("#")
+                linked = (page.parent / name).resolve() if name else page
+                self.assertTrue(linked.exists(), f"{page.name}: {target}")
+                if anchor:
+                    self.assertIn(anchor, anchors(linked), f"{page.name}: {target}")
+
+    def test_index(self) -> None:
+        """The index leads to every page."""
+        index = ROOT / "docs" / "index.md"
+        linked = {target.partition("#")[0] for target in _LINK.findall(text(index))}
+        pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {index.name}
+        self.assertEqual(pages - linked, set())
+
+
+class CommandTests(SynchronousTestCase):
+    """What the pages tell their readers to type."""
+
+    def test_make(self) -> None:
+        """Every target of make that is named exists."""
+        targets = set(re.findall(r"^([a-z]+):", text(ROOT / "Makefile"), re.MULTILINE))
+        named = {
+            (page.name, match[1])
+            for page in PAGES
+            for line in commands(page)
+            if (match := re.match(r"make ([a-z]+)", line))
+        }
+        self.assertIn(("README.md", "run"), named)
+        self.assertEqual({(page, target) for page, target in named if target not in targets}, set())
+
+    def test_hmacfs(self) -> None:
+        """Every ``hmacfs`` command that is named exists, with its options."""
+        named = {(page.name, line) for page in PAGES for line in commands(page) if re.match(r"hmacfs [a-z]", line)}
+        self.assertIn("README.md", {page for page, _ in named})
+        for page, line in named:
+            words = shlex.split(line.partition(">")[0])
+            help_text = self.help_of(words[1])
+            self.assertIsNotNone(help_text, f"{page}: {line}")
+            for option in (word for word in words if re.match(r"--?[a-z]", word)):
+                self.assertRegex(help_text or "", rf"{re.escape(option)}\b", f"{page}: {line}")
+
+    def help_of(self, name: str) -> str | None:
+        """What a command says of itself; ``None`` if there is no such command."""
+        output = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()):
+                main([name, "--help"])
+        except SystemExit as ended:
+            return None if ended.code else output.getvalue()
+        return None
+
+
+class SnippetTests(SynchronousTestCase):
+    """Code on the pages."""
+
+    def test_toml(self) -> None:
+        """Every piece of configuration loads, once it has a secret and the files that it names.
+
+        Those of ``configuration.md`` are looked at in :mod:`tests.test_config`.
+        """
+        for page in ("operators-guide.md", "proxies.md"):
+            found = snippets(ROOT / "docs" / page, "toml")
+            self.assertNotEqual(found, [], page)
+            for code in found:
+                self.check_config(page, code)
+
+    def check_config(self, page: str, code: str) -> None:
+        """Load a piece of configuration."""
+        with tempfile.TemporaryDirectory(prefix="hmacfs-") as directory:
+            code = code.replace("/etc/hmacfs", directory)
+            for name in ("secret", "privkey.pem", "cert.pem", "chain.pem"):
+                Path(directory, name).write_text(f"{SECRET}\n", encoding="ascii")
+            config = Path(directory, "config.toml")
+            missing = "" if "SecretFile" in code else 'SecretFile = "secret"\n'
+            config.write_text(missing + code, encoding="utf-8")
+            try:
+                load(config)
+            except StartError as error:
+                self.fail(f"{page}: {error}")
+
+    def test_unit(self) -> None:
+        """systemd's unit has the sections that it needs, and starts what there is."""
+        [unit] = snippets(ROOT / "docs" / "operators-guide.md", "ini")
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        parser.read_string(unit)
+        self.assertEqual(parser.sections(), ["Unit", "Service", "Install"])
+        self.assertRegex(parser["Service"]["ExecStart"], r"^/\S+/twistd --nodaemon --pidfile= hmacfs --config /\S+$")
+
+    def test_json(self) -> None:
+        """JSON is JSON."""
+        found = [code for page in PAGES for code in snippets(page, "json")]
+        self.assertGreater(len(found), 1)
+        for code in found:
+            json.loads(code)
+
+
+@frozen
+class Reason:
+    """One reason word of the code, with one status that it is used with."""
+
+    word: str
+    status: int
+
+
+def reasons() -> set[Reason]:
+    """Every reason word that stands in the code."""
+    found: set[Reason] = set()
+    for module in (ROOT / "hmacfs").rglob("*.py"):
+        for node in ast.walk(ast.parse(text(module))):
+            found.update(_reasons_of(node))
+    return found
+
+
+def _reasons_of(node: ast.AST) -> Iterator[Reason]:
+    """What one call refuses with, or what is noted for the log alone: there the connection has ended, which is 499."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Refused", "MalformedHead"):
+        status, word = (_constant(argument) for argument in node.args[:2])
+        if isinstance(status, int) and isinstance(word, str):
+            yield Reason(word, status)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "reportMalformed":
+        status, word = (_constant(argument) for argument in node.args[1:3])
+        if isinstance(status, int) and isinstance(word, str):
+            yield Reason(word, status)
+    elif (
+        isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute) and node.targets[0].attr == "reason"
+    ):
+        word = _constant(node.value)
+        if isinstance(word, str) and word != "internal":
+            yield Reason(word, 499)
+
+
+def _constant(node: ast.expr) -> object:
+    return node.value if isinstance(node, ast.Constant) else None
+
+
+class TableTests(SynchronousTestCase):
+    """Tables that are to be complete."""
+
+    def listed(self, page: str, heading: str, word: int, status: int) -> set[Reason]:
+        """What a table says, given the columns of the words and of the statuses."""
+        return {
+            Reason(reason, int(number))
+            for cells in rows(ROOT / "docs" / page, heading)
+            for position, reason in enumerate(_SPAN.findall(cells[word]))
+            for number in self.numbers(cells[status], position, len(_SPAN.findall(cells[word])))
+        }
+
+    def numbers(self, cell: str, position: int, words: int) -> list[str]:
+        """The statuses of one of several words: its own where there are as many, otherwise all."""
+        numbers = re.findall(r"\d+", cell)
+        return [numbers[position]] if words == len(numbers) > 1 else numbers
+
+    def test_reasons(self) -> None:
+        """The operator's guide has every reason word of the code, with its statuses, and no other."""
+        self.assertIn(Reason("bad-signature", 403), reasons())
+        self.assertEqual(self.listed("operators-guide.md", "## Reasons", 0, 1), reasons())
+
+    def test_reasons_of_clients(self) -> None:
+        """The protocol's page has every one of them that a client can be told."""
+        told = {reason for reason in reasons() if reason.status != 499 and reason.word != "head-timeout"}
+        self.assertEqual(self.listed("protocol.md", "### Status codes and reason words", 1, 0), told)
+
+    def test_metrics(self) -> None:
+        """The operator's guide has every metric, under the name that Prometheus gets."""
+        metrics = Metrics()
+        for gauge in (metrics.redis_up, metrics.redis_round_trip_seconds):
+            metrics.watch(gauge, lambda: 1.0)
+        types = re.findall(r"^# TYPE (hmac_file_server_\w+) ", metrics.expose().decode(), re.MULTILINE)
+        exposed = {name for name in types if not name.endswith("_created")}
+        table = rows(ROOT / "docs" / "operators-guide.md", "## Metrics")
+        self.assertEqual({name for cells in table for name in _SPAN.findall(cells[0])}, exposed)
+
+
+class NginxTests(PeerTestCase):
+    """The snippet of ``docs/proxies.md``, with other ports and another certificate."""
+
+    needs = ("nginx", "curl", "openssl")
+
+    def test_upload(self) -> None:
+        """A file of more than nginx takes by itself goes in and comes out, as it was."""
+        daemon, port = Daemon(self).started(), self.free_port()
+        self.start(daemon.port, port)
+        file = self.directory / "a file.bin"
+        file.write_bytes(bytes(range(256)) * 12_000)
+        base = f"https://127.0.0.1:{port}"
+        put = curl("-k", "-T", file, base + signing.v("slot/très cool+.bin", 256 * 12_000))
+        self.assertEqual(put.status, 201, put.text)
+        get = curl("-k", base + signing.url_path("slot/très cool+.bin"))
+        self.assertEqual((get.status, get.body == file.read_bytes()), (200, True))
+
+    def test_plain_text(self) -> None:
+        """What nginx would compress keeps its length."""
+        daemon, port = Daemon(self).started(), self.free_port()
+        self.start(daemon.port, port)
+        self.assertEqual(daemon.ask("PUT", signing.v("slot/a.txt", 9000), body=b"a" * 9000).status, 201)
+        get = curl("-k", "-H", "Accept-Encoding: gzip", f"https://127.0.0.1:{port}/upload/slot/a.txt")
+        self.assertEqual((get.header("Content-Length"), get.header("Content-Encoding")), ("9000", None))
+
+    def start(self, upstream_port: int, port: int) -> None:
+        """Have the snippet checked by nginx, and run it."""
+        [server] = snippets(ROOT / "docs" / "proxies.md", "nginx")
+        certificate, key = self.certificate()
+        for written, here in (
+            ("127.0.0.1:8080", f"127.0.0.1:{upstream_port}"),
+            ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+            ("    listen [::]:443 ssl http2;\n", ""),
+            ("/etc/ssl/upload.example.org/fullchain.pem", str(certificate)),
+            ("/etc/ssl/upload.example.org/privkey.pem", str(key)),
+        ):
+            self.assertEqual(server.count(written), 1, written)
+            server = server.replace(written, here)
+        config = self.directory / "nginx.conf"
+        temporary = "".join(
+            f"{kind}_temp_path {self.directory}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        config.write_text(
+            f"daemon off;\nuser root;\npid {self.directory}/nginx.pid;\nerror_log stderr warn;\nevents {{ }}\n"
+            f"http {{\naccess_log off;\ngzip on;\ngzip_types text/plain;\n{temporary}{server}}}\n",
+            encoding="utf-8",
+        )
+        argv = [program("nginx"), "-c", str(config), "-p", str(self.directory), "-e", "stderr"]
+        checked = run([*argv, "-t"])
+        self.assertEqual(checked.status, 0, checked.stderr)
+        self.started(Process("nginx", argv))
+        wait_until(lambda: accepts(port), "nginx is listening")
+
+    def certificate(self) -> tuple[Path, Path]:
+        """A certificate that nobody trusts, and its key."""
+        certificate, key = self.directory / "fullchain.pem", self.directory / "privkey.pem"
+        options = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=upload.example.org", "-days", "2"]
+        made = run([program("openssl"), "req", "-x509", *options, "-keyout", key, "-out", certificate])
+        self.assertEqual(made.status, 0, made.stderr)
+        return certificate, key
