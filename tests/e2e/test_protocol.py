@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from attrs import field, frozen
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.e2e.daemon import Daemon, command
 from tests.e2e.processes import ROOT, PeerTestCase, run
@@ -112,7 +113,7 @@ for _heading in sections(PAGE.read_text(encoding="utf-8")):
     setattr(TranscriptTests, "test_" + re.sub(r"\W+", "_", _heading.lower()), _test_of(_heading))
 
 
-class StepTests(PeerTestCase):
+class StepTests(SynchronousTestCase):
     """A transcript that differs is found to differ."""
 
     def test_dots(self) -> None:
