@@ -88,7 +88,8 @@ def compare(servers: Sequence[Server], work: Work, rounds: int, root: Path) -> s
                 times[server.name].append(measured)
     lines = [f"### {work.name}", "", "| server | rate (median) | CPU s (median) |", "| --- | --- | --- |"]
     for name, measured in times.items():
-        seconds, cpu = (statistics.median(column) for column in zip(*measured, strict=True))
+        seconds = statistics.median(wall for wall, _ in measured)
+        cpu = statistics.median(used for _, used in measured)
         lines.append(f"| {name} | {work.rate(seconds)} | {cpu:.2f} |")
     lines += ["", "| ratio of throughput | median | min to max | wanted |", "| --- | --- | --- | --- |"]
     for pair in PAIRS:

@@ -104,7 +104,8 @@ class Janitor:
         except PartBusy:
             return False
         try:
-            lease = await self._lease(record, part)
+            # Who has the lock on the part may take the lease: no other process of this host writes.
+            lease = await self._lease(record, steal=part is not None)
             if lease is None or lease.record.expires > self._now():
                 return False
             if part is not None:
@@ -117,10 +118,9 @@ class Janitor:
             self._metrics.sessions_expired.inc()
         return True
 
-    async def _lease(self, record: UploadRecord, part: Part | None) -> Lease | None:
+    async def _lease(self, record: UploadRecord, *, steal: bool) -> Lease | None:
         try:
-            # Who has the lock on the part may take the lease: no other process of this host writes.
-            return await self._state.acquire(record.uid, Holder(lambda: None), part is not None, False)
+            return await self._state.acquire(record.uid, Holder(lambda: None), steal, False)
         except (Busy, UnknownUpload):
             return None
 
@@ -139,10 +139,11 @@ class Janitor:
         return upload_id(self._key, record.path, record.signature) == record.uid
 
     async def _drop(self, record: UploadRecord) -> None:
-        lease = await self._lease(record, None)
+        stored = self._is_stored(record)
+        lease = await self._lease(record, steal=stored)
         if lease is None:
             return
-        if self._is_stored(record):
+        if stored:
             # The process died when the file had its name, and before it could say so.
             await self._state.discard(lease)
         elif lease.record.status is Status.ACTIVE and not self._store.has_part(record.uid):

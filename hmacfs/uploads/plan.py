@@ -53,6 +53,8 @@ def _part(asked: UploadRequest, total: int, offset: int) -> Plan:
     assert part is not None
     if part.total != total:
         raise Refused(400, "bad-range", f"The slot is for a file of {total} bytes, not of {part.total}.")
+    if part.is_query:
+        return Plan(offset, offset, restarts=False)
     if part.start > offset:
         raise _mismatch(offset, f"The upload is at byte {offset}, the body begins at byte {part.start}.", part.start)
     return Plan(part.start, part.end, restarts=False)

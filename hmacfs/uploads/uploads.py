@@ -266,7 +266,8 @@ class Uploads:
         session, resumed_at = await self._open(turn, slot, total, asked)
         reservation = None
         try:
-            if asked.part is not None and asked.part.is_query and total:
+            # Who asks about a file of which every byte is here gets it published: there is nothing left to be sent.
+            if asked.part is not None and asked.part.is_query and session.durable < total:
                 await session.record()
                 return Receipt(session.durable, total, session.token, None)
             placed = plan(asked, total, session.durable)

@@ -52,6 +52,12 @@ class Client:
         """The header of a part."""
         return {"Content-Range": f"bytes {first}-{first + size_bytes - 1}/{len(self.content)}"}
 
+    def rest(self, offset: int) -> Answer:
+        """Go on from *offset*, as a client should that was told that it is the upload's."""
+        if offset == 0:
+            return self.put()
+        return self.query() if offset == len(self.content) else self.part(offset)
+
     def query(self) -> Answer:
         """Begin the upload without a byte, or ask how far it is."""
         return self._ask("PUT", {"Content-Range": f"bytes */{len(self.content)}"}, b"")

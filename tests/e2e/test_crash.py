@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from random import Random
 from typing import TYPE_CHECKING
@@ -37,8 +38,9 @@ class KillMixin(_Case):
         while self.kills < ROUNDS:
             path = f"slot-{self.kills}/film.mp4"
             self.upload(Client(self.daemon.port, self.new_content(), path=path))
-            self.assertEqual(self.daemon.files(), [path])
-            (self.daemon.store / path).unlink()
+            self.assertIn(path, self.daemon.files())
+            # Makes room, and leaves the file in its place.
+            os.truncate(self.daemon.store / path, 0)
 
     def new_content(self) -> bytes:
         """A film."""
@@ -54,12 +56,12 @@ class KillMixin(_Case):
                 same = self.random.randrange(len(earlier))
                 client.content = earlier[:same] + self.random.randbytes(len(earlier) - same)
                 offset = 0
-            self.kill(client, self.random.choice((0, offset, offset)))
+            self.kill(client, self.random.choice((0, offset, offset)) % len(client.content))
             if client.get().status == 200:
                 # Published, and nobody has heard of it.
                 break
             offset = self.checked_offset(client, earlier, offset)
-        self.assert_stored(client.part(offset) if offset else client.put(), client=client)
+        self.assert_stored(client.rest(offset), client=client)
 
     def kill(self, client: Client, first: int) -> None:
         """Send everything from *first* on, and kill the server on the way or just after it."""
@@ -82,7 +84,6 @@ class KillMixin(_Case):
         :param earlier: the content of the request before; the last one need not have come so far as to replace it.
         :return: 0 if nothing of the client's present content can be relied on.
         """
-        self.assertEqual(self.daemon.files(), [])
         [on_disk] = [path.read_bytes() for path in self.daemon.parts()] or [b""]
         head = client.head()
         offset = 0 if head.status == 404 else int(head.header("Upload-Offset") or "")

@@ -431,6 +431,22 @@ class RoomTests(ServerTestCase):
         server.connect(request("PUT", v("a/1", 16), {}, b"x", length=16))
         self.assert_refused(server.put("a/2", b"x" * 16), 507, "no-space", server)
 
+    def test_written_is_not_counted_twice(self) -> None:
+        """What has arrived is missing on the disk; only what is still to come is a promise."""
+        free = [30]
+        server = self.serve(free_bytes=lambda: free[0])
+        server.connect(request("PUT", v("a/1", 16), {}, CONTENT[:10], length=16))
+        free[0] -= 10
+        self.clock.advance(1)
+        self.assert_refused(server.put("a/2", b"x" * 15), 507, "no-space", server)
+        self.assertEqual(server.put("a/2", b"x" * 14).status, 201)
+
+    def test_rest(self) -> None:
+        """An upload that goes on needs room for what is missing."""
+        server = self.serve(free_bytes=lambda: 10)
+        self.server.broken(PATH, CONTENT, 6)
+        self.assertEqual(server.put(PATH, CONTENT).status, 201)
+
     def test_given_back(self) -> None:
         """A client that left no longer has a claim on the rest."""
         server = self.serve(free_bytes=lambda: 30)
