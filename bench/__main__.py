@@ -87,9 +87,9 @@ def compare(servers: Sequence[Server], work: Work, rounds: int, root: Path) -> s
             if turn:  # the first warms up
                 times[server.name].append(measured)
     lines = [f"### {work.name}", "", "| server | rate (median) | CPU s (median) |", "| --- | --- | --- |"]
-    for name, measured in times.items():
-        seconds = statistics.median(wall for wall, _ in measured)
-        cpu = statistics.median(used for _, used in measured)
+    for name, runs in times.items():
+        seconds = statistics.median(wall for wall, _ in runs)
+        cpu = statistics.median(used for _, used in runs)
         lines.append(f"| {name} | {work.rate(seconds)} | {cpu:.2f} |")
     lines += ["", "| ratio of throughput | median | min to max | wanted |", "| --- | --- | --- | --- |"]
     for pair in PAIRS:

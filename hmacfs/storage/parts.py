@@ -55,6 +55,11 @@ class Part:
         """The open file; -1 once closed."""
         return self._fd
 
+    @property
+    def lost(self) -> bool:
+        """Whether bytes after :attr:`durable_size` must be taken for lost: see :meth:`sync`."""
+        return self._lost
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append to the page cache. On the reactor's thread.
 

@@ -49,17 +49,20 @@ class Retries:
 
     _log = Logger()
 
-    async def run(self, step: str, function: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, step: str, function: Callable[[], Awaitable[T]], failed: OSError | None = None) -> T:
         """Await ``function()``, again and again while it fails for a reason that may pass.
 
         Not for fsync: after a failed one the kernel has forgotten which pages are dirty, so a second one succeeds
         without having written them (https://lwn.net/Articles/752063/).
 
+        :param failed: how the first try has failed, where the caller has made that.
         :raises Refused: 503 when the last try failed.
         :raises OSError: at once, when the reason won't pass.
         """
         for attempt in range(self.limit + 1):
             try:
+                if failed is not None and attempt == 0:
+                    raise failed
                 return await function()
             except OSError as error:
                 if not may_pass(error):

@@ -8,7 +8,6 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from hmacfs.errors import Refused
@@ -16,7 +15,7 @@ from hmacfs.net.threads import Threads
 from hmacfs.storage.parts import Part
 from hmacfs.uploads.beside import Beside, RunningDigests
 from hmacfs.uploads.body import BodyConsumer, ContentMismatch, raise_failure
-from hmacfs.uploads.retrying import Retries, may_pass, unavailable
+from hmacfs.uploads.retrying import Retries, may_pass
 
 #: What a crash may cost at most: whichever of the two comes first.
 CHECKPOINT_BYTES = 4 * 1024 * 1024
@@ -210,16 +209,12 @@ class Upload(BodyConsumer):
                 raise
             self._held = [data[self._part.size - before :]]
             self._brake.hold("write")
-            Deferred.fromCoroutine(self._try_again())
+            Deferred.fromCoroutine(self._try_again(error))
 
-    async def _try_again(self) -> None:
+    async def _try_again(self, failed: OSError) -> None:
         """The storage failed for a reason that may pass: the sender waits while it is asked again."""
-        retries = self._means.retries
         try:
-            if not retries.limit:
-                raise unavailable("The storage doesn't answer.")
-            await deferLater(self._means.clock, retries.delay_s, lambda: None)
-            await retries.run("write", self._write_held)
+            await self._means.retries.run("write", self._write_held, failed)
         except (OSError, Refused) as error:
             self._held.clear()
             self.stop(error)

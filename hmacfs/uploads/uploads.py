@@ -519,7 +519,7 @@ class Uploads:
             try:
                 return await self._means.threads.run(self._store.publish, part, path, facts)
             except OSError as error:
-                if part.durable_size < part.size:
+                if part.lost:
                     # Not to be tried again: see Part.sync.
                     raise unavailable("The storage failed; send the file again.") from error
                 raise

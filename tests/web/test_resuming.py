@@ -335,7 +335,7 @@ class WholeBodyTests(ResumingTestCase):
         self.assertEqual(self.offset(), 30)
         self.assert_stored(self.server.ask(part(30, 99, content=other)), other)
 
-    @settings(max_examples=60)
+    @settings(max_examples=60, deadline=None)
     @given(st.data())
     def test_never_a_mix(self, data: st.DataObject) -> None:
         """Whatever was here and whatever comes, the file is the last whole body, or the part is refused."""
