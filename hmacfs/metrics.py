@@ -49,11 +49,15 @@ class Metrics:
         self.upload_duration = self._histogram(
             "upload_duration_seconds", "Time from the first byte of a request to the 201 of its stored file."
         )
-        self.upload_errors = self._counter("upload_errors", "Uploads that were not stored, by reason.", "reason")
+        self.upload_errors = self._counter(
+            "upload_errors", "Requests to write that were refused or broke off, by reason.", "reason"
+        )
         self.uploads = self._counter("uploads", "Files stored.")
         self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are being received.")
         self.downloads = self._counter("downloads", "Files sent, by kind: whole, part or unchanged (304).", "kind")
-        self.download_errors = self._counter("download_errors", "GETs that ended without a file, by reason.", "reason")
+        self.download_errors = self._counter(
+            "download_errors", "GETs and HEADs that ended without a file, by reason.", "reason"
+        )
         self.received_bytes = self._counter("received_bytes", "Bytes of request bodies received.")
         self.sent_bytes = self._counter("sent_bytes", "Bytes of response bodies sent.")
         self.requests = self._counter("requests", "Requests, by method and status.", "method", "status")

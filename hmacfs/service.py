@@ -57,6 +57,11 @@ _IDLE_TIMEOUT_S = 75.0
 _FAREWELL_TURNS = 50
 _FAREWELL_TURN_S = 0.02
 
+#: How long, and how much of, a refused body is thrown away. Apache, and clients that send everything before they read,
+#: see a broken connection instead of the refusal if we stop reading before they have sent what they have.
+_LINGER_S = 30.0
+_LINGER_BYTES = 1024 * 1024 * 1024
+
 _EXPIRE_EVERY_S = 60.0
 _COUNT_EVERY_S = 3_600.0
 _RECONCILE_EVERY_S = 86_400.0
@@ -291,6 +296,8 @@ class HmacfsService(MultiService):
                 min_body_rate=config.min_body_rate,
                 body_buffer_bytes=config.buffer_bytes,
                 idle_timeout_s=_IDLE_TIMEOUT_S,
+                linger_s=_LINGER_S,
+                linger_bytes=_LINGER_BYTES,
             ),
             addresses=ClientAddresses(config.trusted_proxies),
             access_log=access_log,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from tests import smalldisk
+
 SBIN = ":/usr/local/sbin:/usr/sbin:/sbin"
 """Where servers are; not everybody's PATH says so."""
 
@@ -65,7 +67,9 @@ PEERS = {
         Peer("prosody", _prosody, ("prosody", "prosody-modules")),
         Peer("openssl", _program("openssl"), ("openssl",)),
         Peer("make", _program("make"), ("make",)),
+        Peer("faketime", _program("faketime"), ("faketime",)),
         Peer("slixmpp", _xmpp_client),
+        Peer("small disk", smalldisk.is_to_be_had),
         Peer("IPv6", _ipv6),
     )
 }

@@ -45,7 +45,7 @@ def plan(asked: UploadRequest, total: int, offset: int) -> Plan:
     # What the first servers with session tokens took: the rest, without a word about where it belongs.
     if asked.token is not None and offset and asked.length == total - offset:
         return Plan(offset, total, restarts=False)
-    raise _mismatch(offset, f"A body of {asked.length} bytes is neither the whole file nor the rest of it.")
+    raise offset_mismatch(offset, f"A body of {asked.length} bytes is neither the whole file nor the rest of it.")
 
 
 def _part(asked: UploadRequest, total: int, offset: int) -> Plan:
@@ -56,11 +56,17 @@ def _part(asked: UploadRequest, total: int, offset: int) -> Plan:
     if part.is_query:
         return Plan(offset, offset, restarts=False)
     if part.start > offset:
-        raise _mismatch(offset, f"The upload is at byte {offset}, the body begins at byte {part.start}.", part.start)
+        raise offset_mismatch(
+            offset, f"The upload is at byte {offset}, the body begins at byte {part.start}.", part.start
+        )
     return Plan(part.start, part.end, restarts=False)
 
 
-def _mismatch(offset: int, detail: str, provided: int | None = None) -> Refused:
+def offset_mismatch(offset: int, detail: str, provided: int | None = None) -> Refused:
+    """409, with the offset from which the client may go on.
+
+    :param provided: the offset that it went on from.
+    """
     members: dict[str, object] = {"type": MISMATCHING_OFFSET, "expected-offset": offset}
     if provided is not None:
         members["provided-offset"] = provided

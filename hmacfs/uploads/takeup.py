@@ -9,6 +9,7 @@ from hmacfs.metrics import Metrics
 from hmacfs.net.threads import Threads
 from hmacfs.storage.parts import Part
 from hmacfs.uploads.note import read_note, write_note
+from hmacfs.uploads.plan import offset_mismatch
 from hmacfs.uploads.session import Session
 from hmacfs.uploads.state import (
     Holder,
@@ -87,7 +88,8 @@ class TakeUp:
         :param resumes: whether the request relies on what is there; one with the whole body doesn't.
         :param attempt: whether it counts as one more attempt; who only asks how far it is has not tried in vain.
         :param token: the request's session token; another one than the upload's begins a new session.
-        :raises Refused: 410 where the request relies on what can't go on.
+        :raises Refused: 410 where the request relies on what can't go on, 409 where it brings the rest of another
+            token's upload.
         :raises StateUnavailable: where the request relies on what the store can't be asked.
         """
         lease = await self._lease(fresh.uid, holder, resumes, attempt)
@@ -102,7 +104,13 @@ class TakeUp:
             if over is not None and resumes:
                 await self._give_up(lease, over)
                 raise gone(f"The upload can't go on ({over}).")
-            restart = over is not None or (token is not None and token != upload.token)
+            another = token is not None and token != upload.token
+            if another and attempt:
+                # The rest of an upload that this token has nothing to do with. What is here may still be wanted.
+                if lease is not None:
+                    await self._state.release(lease)
+                raise offset_mismatch(0, "The session token isn't that of the upload whose rest this would be.")
+            restart = over is not None or another
             if restart:
                 upload = evolve(fresh, generation=upload.generation + 1)
         await self._threads.run(_cut, part, upload, restart)

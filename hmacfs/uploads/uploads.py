@@ -51,14 +51,12 @@ class Receipt:
 
     :ivar offset: up to which the file is here, durably.
     :ivar total: of the whole file, in bytes.
-    :ivar token: the session token.
     :ivar stored: the published file; ``None`` while it isn't whole.
     :ivar resumed_at: from which offset an earlier request's upload went on; ``None`` if there was none.
     """
 
     offset: int
     total: int
-    token: str | None
     stored: StoredFile | None
     resumed_at: int | None = None
 
@@ -69,7 +67,7 @@ class Progress:
 
     :ivar offset: as in :class:`Receipt`.
     :ivar total: as in :class:`Receipt`.
-    :ivar token: as in :class:`Receipt`.
+    :ivar token: the session token.
     :ivar expires_in_s: how long it can still be resumed, in seconds.
     """
 
@@ -126,9 +124,12 @@ class Uploads:
         """How many requests write now."""
         return len(self._turns)
 
-    async def receive(self, slot: Slot, asked: UploadRequest, body: IBodyProducer | None) -> Receipt:
+    async def receive(
+        self, slot: Slot, asked: UploadRequest, body: IBodyProducer | None, named: Callable[[str], None]
+    ) -> Receipt:
         """Take what a request brings of the file of *slot*.
 
+        :param named: called with the session token as soon as it is known.
         :raises Refused: 400, 408, 409, 410, 411, 413, 423, 503 or 507; see ``docs/protocol.md``.
         :raises Superseded: a newer request has taken over, and the connection is to be cut.
         :raises ConnectionDone, ConnectionLost: the client is gone. What has arrived is kept.
@@ -142,7 +143,7 @@ class Uploads:
             if stored is not None:
                 return await self._again(stored, slot, total, asked, body, turn)
             await self._check_free(slot.path)
-            return await self._receive(turn, slot, total, asked, body)
+            return await self._receive(turn, slot, total, asked, body, named)
         except StateUnavailable as away:
             raise _away(away) from None
         except OSError as error:
@@ -261,15 +262,22 @@ class Uploads:
     # A file that isn't stored yet
 
     async def _receive(
-        self, turn: Turn, slot: Slot, total: int, asked: UploadRequest, body: IBodyProducer | None
+        self,
+        turn: Turn,
+        slot: Slot,
+        total: int,
+        asked: UploadRequest,
+        body: IBodyProducer | None,
+        named: Callable[[str], None],
     ) -> Receipt:
         session, resumed_at = await self._open(turn, slot, total, asked)
+        named(session.token)
         reservation = None
         try:
             # Who asks about a file of which every byte is here gets it published: there is nothing left to be sent.
             if asked.part is not None and asked.part.is_query and session.durable < total:
                 await session.record()
-                return Receipt(session.durable, total, session.token, None)
+                return Receipt(session.durable, total, None)
             placed = plan(asked, total, session.durable)
             reservation = self._reservations.reserve(max(0, placed.end - session.durable))
             self._count_resumed(placed, resumed_at)
@@ -280,7 +288,7 @@ class Uploads:
             if session.part.fd >= 0 and not session.part.size and not session.recorded:
                 await session.discarded()
             await session.left()
-        return Receipt(session.durable if stored is None else total, total, session.token, stored, resumed_at)
+        return Receipt(session.durable if stored is None else total, total, stored, resumed_at)
 
     async def _open(self, turn: Turn, slot: Slot, total: int, asked: UploadRequest) -> tuple[Session, int | None]:
         """The session, and from which offset it goes on if it isn't new."""
@@ -553,6 +561,9 @@ class Uploads:
     ) -> Receipt:
         """The slot's file is here: the same one is as good as stored just now, any other is refused."""
         try:
+            expires = stored.facts.expires
+            if expires is not None and expires <= self._now():
+                raise Refused(410, "expired", "This file was uploaded for a limited time, which is over.")
             if total != stored.size:
                 raise _conflict()
             if not _stated_to_be(stored, asked):
@@ -560,7 +571,7 @@ class Uploads:
             await self._means.threads.run(self._store.settle, slot.path)
         finally:
             stored.close()
-        return Receipt(total, total, asked.token, stored)
+        return Receipt(total, total, stored)
 
     async def _compare(
         self, stored: OpenFile, total: int, asked: UploadRequest, body: IBodyProducer | None, turn: Turn

@@ -151,14 +151,11 @@ class HmacfsSite(StreamingSite):
         metrics.count_request(entry.method, entry.status)
         metrics.received_bytes.inc(entry.received_bytes)
         metrics.sent_bytes.inc(entry.sent_bytes)
-        if entry.method == "PUT":
-            if notes.stored:
-                metrics.uploads.inc()
-                metrics.upload_duration.observe(entry.seconds)
-            elif entry.reason:
-                metrics.upload_errors.labels(entry.reason).inc()
-        elif entry.method == "GET":
-            if entry.reason:
-                metrics.download_errors.labels(entry.reason).inc()
-            elif entry.status in _DOWNLOADS:
-                metrics.downloads.labels(_DOWNLOADS[entry.status]).inc()
+        if notes.stored:
+            metrics.uploads.inc()
+            metrics.upload_duration.observe(entry.seconds)
+        elif entry.reason:
+            errors = metrics.download_errors if entry.method in ("GET", "HEAD") else metrics.upload_errors
+            errors.labels(entry.reason).inc()
+        elif entry.method == "GET" and entry.status in _DOWNLOADS:
+            metrics.downloads.labels(_DOWNLOADS[entry.status]).inc()

@@ -86,7 +86,9 @@ class SlotResource(AsyncResource):
         slot = await self._authorize(request, path, asked)
         self._check_size(slot, asked)
         try:
-            receipt = await self._uploads.receive(slot, asked, request.body)
+            receipt = await self._uploads.receive(
+                slot, asked, request.body, lambda token: _name_session(request, token)
+            )
         except Superseded:
             request.notes.reason = "superseded"
             request.abort()
@@ -192,8 +194,6 @@ def _name_session(request: HmacfsRequest, token: str) -> None:
 
 
 def _received(request: HmacfsRequest, receipt: Receipt) -> Answer:
-    if receipt.token is not None:
-        _name_session(request, receipt.token)
     request.notes.resumed_at = receipt.resumed_at
     headers = {"Upload-Offset": str(receipt.offset)}
     if receipt.stored is None:

@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.config_addresses import RedisAddress
 from hmacfs.errors import StartError
+from hmacfs.uploads import redislink
 from hmacfs.uploads.redislink import CALL_TIMEOUT_S, FIRST_DELAY_S, RedisLink
 from hmacfs.uploads.redisstate import RedisUploadState, redis_endpoint
 from hmacfs.uploads.state import Busy, Holder, Lease, StateUnavailable, Status, UnknownUpload
@@ -368,7 +369,11 @@ class BadDayTests(RedisCase):
         self.assertEqual(await self.reason(state.get("upload-1")), "wrong-password")
 
     async def test_replica(self) -> None:
-        """A Redis that takes no writes any more counts as away, reads and all, until it does."""
+        """A Redis that takes no writes any more counts as away, reads and all, until it does.
+
+        One refused call is enough to find out.
+        """
+        self.patch(redislink, "PROBE_INTERVAL_S", 1000.0)
         self.server.start()
         state = await self.start_state()
         self.server.command("REPLICAOF", "127.0.0.1", "1")

@@ -191,6 +191,15 @@ class UploadStateMixin(_Base):
         await self.assertFailure(self.state.acquire("upload-1", holder()), Busy)
         await told
 
+    async def test_later_holder_is_told(self) -> None:
+        """So is one that isn't the first to hold the upload."""
+        told: Deferred[None] = Deferred()
+        await self.state.release(await self.begin())
+        await self.state.acquire("upload-1", Holder(lambda: told.callback(None)))
+        await self.assertFailure(self.other.acquire("upload-1", holder()), Busy)
+        self.deliver()
+        await told
+
     async def test_holder_is_told_once(self) -> None:
         """The one who wants the upload asks every now and then; the holder hears of it once."""
         told: list[str] = []

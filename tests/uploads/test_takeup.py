@@ -164,13 +164,21 @@ class TakeUpTests(UploadTestCase):
     def test_another_token(self) -> None:
         """A new session; the old one's bytes are no longer anybody's."""
         part = self.left(b"x" * 50, evolve(UPLOAD, offset=40))
-        self.assert_anew(self.taken(part, token="tok-0002"), 2)
+        self.assert_anew(self.taken(part, resumes=False, attempt=False, token="tok-0002"), 2)
+
+    def test_rest_with_another_token(self) -> None:
+        """It is the rest of something else. What is here stays, for who has the right token."""
+        self.created(offset=40)
+        part = self.left(b"x" * 50, evolve(UPLOAD, offset=40))
+        error = self.failureResultOf(self.ask(part, token="tok-0002"), Refused).value
+        self.assertEqual((error.status, error.reason, error.headers["Upload-Offset"]), (409, "offset-mismatch", "0"))
+        self.assert_goes_on(self.taken(part, token=UPLOAD.token), 40)
 
     def test_said_before_it_is_cut(self) -> None:
         """A crash in between must not leave an offset that is of other bytes."""
         part = self.left(b"x" * 50, evolve(UPLOAD, offset=40))
         self.disk.calls.clear()
-        self.taken(part, token="tok-0002")
+        self.taken(part, resumes=False, attempt=False, token="tok-0002")
         methods = [method for method, _ in self.disk.calls]
         self.assertLess(methods.index("set_attribute"), methods.index("truncate"))
 

@@ -27,6 +27,10 @@ CONTENT = bytes(range(100))
 class UploadsTestCase(ServerTestCase):
     """Uploads, asked without HTTP. Every path has one slot for each *credential*."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.tokens: list[str] = []
+
     def slot(self, credential: bytes = b"s" * 32) -> Slot:
         return Slot(self.path(PATH), 100, "image/jpeg", "alice@example.org", NOW + 900, "v", credential)
 
@@ -36,7 +40,7 @@ class UploadsTestCase(ServerTestCase):
         """An upload whose body the test sends."""
         body = Body()
         uploads = (server or self.server).uploads
-        return body, begun(uploads.receive(self.slot(credential), asked(length, **headers), body))
+        return body, begun(uploads.receive(self.slot(credential), asked(length, **headers), body, self.tokens.append))
 
     def put(  # type: ignore[override]
         self, server: Server | None = None, content: bytes = CONTENT, credential: bytes = b"s" * 32
@@ -94,7 +98,7 @@ class ReceiveTests(UploadsTestCase):
     def test_no_size(self) -> None:
         """A signature that says none, on a request that says none."""
         uploads = self.server.uploads
-        receipt = begun(uploads.receive(evolve(self.slot(), size=None), asked(None), Body()))
+        receipt = begun(uploads.receive(evolve(self.slot(), size=None), asked(None), Body(), self.tokens.append))
         self.assert_refused_with(receipt, 411, "length-required")
 
     def test_counted(self) -> None:
@@ -333,7 +337,7 @@ class DescriptorTests(UploadsTestCase):
         body.send(CONTENT[:10])
         body.end()
         self.assert_refused_with(short, 400, "short-body")
-        gap = begun(self.server.uploads.receive(self.slot(b"2" * 32), asked(5), Body()))
+        gap = begun(self.server.uploads.receive(self.slot(b"2" * 32), asked(5), Body(), self.tokens.append))
         self.assert_refused_with(gap, 409, "offset-mismatch")
         self.put()
         self.put()

@@ -290,6 +290,8 @@ class ServerTestCase(StoreTestCase):
         self.assertEqual((answer.status, answer.body.partition(b":")[0].decode()), (status, reason))
         entry = server.entries[-1]
         self.assertEqual((entry.status, entry.reason), (status, reason))
-        kind = {"PUT": "upload", "GET": "download"}[entry.method]
-        same = [logged for logged in server.entries if (logged.method, logged.reason) == (entry.method, reason)]
+        reading = ("GET", "HEAD")
+        kind = "download" if entry.method in reading else "upload"
+        alike = [logged for logged in server.entries if (logged.method in reading) == (entry.method in reading)]
+        same = [logged for logged in alike if logged.reason == reason]
         self.assertEqual(server.metric(f"{kind}_errors_total", reason=reason), len(same))

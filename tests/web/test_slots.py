@@ -548,6 +548,13 @@ class AgainTests(ServerTestCase):
     def test_same_chunked(self) -> None:
         self.assertEqual(self.server.ask(chunked(URL, bearer(PATH, 16), CONTENT[:5], CONTENT[5:])).status, 201)
 
+    def test_same_after_its_time(self) -> None:
+        """What a GET is told, a PUT of the same is told as well: 410, though no sweep has removed the file yet."""
+        slot = bearer("a/f", 16, expires=NOW + 60, exp=NOW + 600)
+        self.assertEqual(self.server.ask(request("PUT", url("a/f"), slot, CONTENT)).status, 201)
+        self.clock.advance(61)
+        self.assert_refused(self.server.ask(request("PUT", url("a/f"), slot, CONTENT)), 410, "expired")
+
     def test_other_bytes(self) -> None:
         """409, and nothing has changed."""
         self.assert_refused(self.server.put(PATH, b"a photo of a dog"), 409, "conflict")
