@@ -307,6 +307,10 @@ class Uploads:
         asks = asked.part is not None and asked.part.is_query
         part, is_new = await self._part(turn)
         try:
+            if not asks:
+                # Not an attempt of the client's if there is no room for it; reserved for good when the offset is known.
+                end = total if asked.part is None else asked.part.end
+                self._reservations.reserve(max(0, end - part.size)).release()
             if is_new:
                 if relies:
                     await self._refuse_vanished(turn.uid)

@@ -179,4 +179,4 @@ class OnRedis(_Case):
         return Redis(self)
 
     def keys(self) -> dict[str, TomlValue]:
-        return {"RedisAddr": f"unix:{self.redis.socket}"}
+        return {**super().keys(), "RedisAddr": f"unix:{self.redis.socket}"}

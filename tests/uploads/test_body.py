@@ -191,6 +191,13 @@ class ConsumerTests(SynchronousTestCase):
         self.failureResultOf(begun(consumer.receive(None)), KeyError)
         self.assertEqual(consumer.steps, ["settle"])
 
+    def test_stopped_before_it_was_asked_for(self) -> None:
+        """Then it isn't."""
+        consumer, body = Recorder(0, 10, self.arrived.append), Body()
+        consumer.stop(KeyError("newer"))
+        self.failureResultOf(begun(consumer.receive(body)), KeyError)
+        self.assertFalse(body.wanted)
+
     def test_stopped_too_late(self) -> None:
         """What is over is over."""
         self.body.send(b"1234567890")

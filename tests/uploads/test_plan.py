@@ -52,6 +52,13 @@ class PlanTests(SynchronousTestCase):
         request = asked(80, content_range=b"bytes 20-99/100")
         self.assertEqual(plan(request, TOTAL, 40), Plan(20, 100, restarts=False))
 
+    def test_query(self) -> None:
+        """Who asks how far it is brings nothing; if all of it is here, that is the end."""
+        for offset in (0, 40, TOTAL):
+            self.assertEqual(
+                plan(asked(0, content_range=b"bytes */100"), TOTAL, offset), Plan(offset, offset, restarts=False)
+            )
+
     def test_gap(self) -> None:
         """A part that begins later is refused, and the client told where the upload is."""
         refused = self.refused(asked(50, content_range=b"bytes 50-99/100"), 40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 
 from attrs import evolve
 
@@ -169,6 +170,23 @@ class RestartTests(SessionTestCase):
         self.disk.calls.clear()
         session.restart_at(20)
         self.assertEqual([method for method, _ in self.disk.calls], ["set_attribute", "truncate"])
+
+    def test_while_bytes_are_synced(self) -> None:
+        """Both happen in threads. The sync must not promise bytes that have been cut off meanwhile."""
+        session = self.fresh()
+        restart = threading.Thread(target=session.restart_at, args=(20,))
+
+        def start(method: str) -> None:
+            if method == "sync_data":
+                restart.start()
+                # Long enough for one that does not wait for its turn.
+                restart.join(0.2)
+
+        self.disk.before = start
+        self.done(session.checkpoint())
+        restart.join()
+        self.assertEqual((session.durable, session.part.size, session.part.durable_size), (20, 20, 20))
+        self.assertEqual(read_note(session.part), evolve(UPLOAD, offset=20, generation=2))
 
     def test_recorded(self) -> None:
         """At the next checkpoint: a new generation, whose offset may be less."""
