@@ -7,6 +7,7 @@ that both ends of what hmacfs supports are tested. Each run is a process of its 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import subprocess
@@ -51,6 +52,11 @@ def cases(suite: Any) -> Iterator[Any]:
         yield suite
 
 
+def _never_awaited(case: Any) -> bool:
+    """Whether trial of Twisted 22.4 would call a test, not await it, and count it as passed (see ``tests.awaiting``)."""
+    return inspect.iscoroutinefunction(getattr(case, getattr(case, "_testMethodName", ""), None))
+
+
 def run_here(directory: str, names: list[str]) -> Outcome:
     """Run the tests in this process.
 
@@ -64,10 +70,13 @@ def run_here(directory: str, names: list[str]) -> Outcome:
     from tests.peers import PEERS
 
     chosen = TestSuite()
+    unrun: list[str] = []
     left_out: dict[str, list[str]] = {}
     for case in cases(TestLoader().loadByNames(names or ["tests"], recurse=True)):
         absent = [name for name in getattr(case, "needs", ()) if not PEERS[name].present()]
-        if absent:
+        if _never_awaited(case):
+            unrun.append(case.id())
+        elif absent:
             left_out.setdefault(absent[0], []).append(case.id())
         else:
             chosen.addTest(case)
@@ -77,7 +86,7 @@ def run_here(directory: str, names: list[str]) -> Outcome:
     return Outcome(
         title=f"Twisted {twisted.__version__}, Python {version}",
         passed=result.successes,
-        failed=sorted({entry[0].id() for entry in wrong}),
+        failed=sorted({*unrun, *(entry[0].id() for entry in wrong)}),
         skipped=[f"{case.id()}: {reason}" for case, reason in result.skips],
         left_out=left_out,
     )

@@ -44,7 +44,7 @@ class KillMixin(_Case):
 
     def new_content(self) -> bytes:
         """A film."""
-        return self.random.randbytes(self.random.randrange(12 * MIB, 30 * MIB))
+        return self.random.randbytes(self.random.randrange(8 * MIB, 20 * MIB))
 
     def upload(self, client: Client) -> None:
         """Upload a file to a server that is killed several times on the way."""

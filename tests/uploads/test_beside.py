@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.threadpool import ThreadPool
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.net.threads import InlineThreads, Threads
 from hmacfs.uploads.beside import HASH_JOB_BYTES, PREFIX_STEP_BYTES, STEPS_PER_JOB, Beside, RunningDigests
+from tests.awaiting import AwaitedTestCase
 
 T = TypeVar("T")
 
@@ -530,7 +531,7 @@ class RunningDigestsTests(SynchronousTestCase):
         self.failureResultOf(running.digests(), CancelledError)
 
 
-class RealThreadsTests(TestCase):
+class RealThreadsTests(AwaitedTestCase):
     """The same with threads that run at their own pace."""
 
     def setUp(self) -> None:

@@ -22,12 +22,12 @@ from hmacfs.net.threads import InlineThreads, Threads
 from hmacfs.uploads.database import DatabaseAway
 from hmacfs.uploads.embedded import LET_GO_POLL_S, EmbeddedUploadState
 from hmacfs.uploads.state import LEASE_S, Busy, Fenced, Holder, Lease, StateUnavailable
+from tests.awaiting import AwaitedTestCase
 from tests.uploads.test_state import (
     NOW,
     OFFSETS,
     STEPS,
     TTL_S,
-    AwaitedTestCase,
     Step,
     UploadStateMixin,
     holder,

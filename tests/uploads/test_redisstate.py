@@ -25,8 +25,9 @@ from hmacfs.uploads import redislink
 from hmacfs.uploads.redislink import CALL_TIMEOUT_S, FIRST_DELAY_S, RedisLink
 from hmacfs.uploads.redisstate import RedisUploadState, redis_endpoint
 from hmacfs.uploads.state import Busy, Holder, Lease, StateUnavailable, Status, UnknownUpload
+from tests.awaiting import AwaitedTestCase
 from tests.uploads.redisserver import Certificates, RedisServer, StubFactory, free_port
-from tests.uploads.test_state import NOW, TTL_S, AwaitedTestCase, UploadStateMixin, holder, new_upload, random_steps
+from tests.uploads.test_state import NOW, TTL_S, UploadStateMixin, holder, new_upload, random_steps
 
 PREFIX = "test:"
 

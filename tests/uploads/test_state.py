@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import random
-import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, evolve, field, frozen
@@ -53,25 +50,6 @@ def new_upload(uid: str = "upload-1", **facts: Any) -> NewUpload:
 def holder() -> Holder:
     """A request that doesn't mind being told to let go."""
     return Holder(lambda: None)
-
-
-class AwaitedTestCase(TestCase):
-    """Awaits tests that are coroutine functions. Trial of Twisted 22.4 would call them, and count them as passed."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name in filter(re.compile("test").match, dir(cls)):
-            method = getattr(cls, name)
-            if inspect.iscoroutinefunction(method):
-                setattr(cls, name, _awaited(method))
-
-
-def _awaited(test: Callable[[Any], Coroutine[Deferred[Any], Any, None]]) -> Callable[[Any], Deferred[None]]:
-    @functools.wraps(test)
-    def run(case: Any) -> Deferred[None]:
-        return Deferred.fromCoroutine(test(case))
-
-    return run
 
 
 if TYPE_CHECKING:
