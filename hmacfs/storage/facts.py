@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from hmacfs.errors import Refused
 from hmacfs.storage.types import guess_type
 
 ATTRIBUTE: Final = "user.hmacfs.facts"
@@ -50,6 +51,15 @@ class Facts:
         :param mtime: in seconds since the epoch.
         """
         return cls(content_type=guess_type(name), sha256=None, owner=None, expires=None, uploaded=mtime)
+
+    def check_time(self, now: float) -> None:
+        """See that the file's time isn't over, whether or not it has been removed yet.
+
+        :param now: in seconds since the epoch.
+        :raises Refused: 410 ``expired``.
+        """
+        if self.expires is not None and self.expires <= now:
+            raise Refused(410, "expired", "This file was uploaded for a limited time, which is over.")
 
     def encode(self) -> bytes:
         """As compact JSON in ASCII, which getfattr shows as it is. What is ``None`` is left out."""

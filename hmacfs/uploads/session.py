@@ -127,7 +127,7 @@ class Session:
         if lease is not None:
             size = self._upload.total
             assert size is not None
-            await self._quietly(lambda: self._finish(lease, size, sha256))
+            await self._quietly(lambda: self._state.finish(lease, size, sha256))
 
     async def failed(self, reason: str) -> None:
         """The upload can't go on: its bytes go now, and whoever asks is told that they are gone."""
@@ -179,10 +179,6 @@ class Session:
         # The lock on the part is ours, so whoever the record is of is dead, or elsewhere and about to be fenced.
         lease = await self._state.acquire(upload.uid, self._holder, True, False)
         return await self._state.restart(lease, upload)
-
-    async def _finish(self, lease: Lease, size: int, sha256: bytes | None) -> None:
-        await self._state.commit(lease, size)
-        await self._state.finish(lease, size, sha256)
 
     async def _quietly(self, change: Callable[[], object]) -> None:
         """Tell the store what has happened on disk already. If it can't be told, the janitor will see."""

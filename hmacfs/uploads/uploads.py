@@ -565,9 +565,7 @@ class Uploads:
     ) -> Receipt:
         """The slot's file is here: the same one is as good as stored just now, any other is refused."""
         try:
-            expires = stored.facts.expires
-            if expires is not None and expires <= self._now():
-                raise Refused(410, "expired", "This file was uploaded for a limited time, which is over.")
+            stored.facts.check_time(self._now())
             if total != stored.size:
                 raise _conflict()
             if not _stated_to_be(stored, asked):

@@ -52,9 +52,12 @@ class Downloads:
         stored = await self._open(path)
         if stored is None and self._publishing is not None and await self._publishing(path):
             stored = await self._open(path)
-        if stored is not None and stored.facts.expires is not None and stored.facts.expires <= self._now():
-            stored.close()
-            raise Refused(410, "expired", "This file was uploaded for a limited time, which is over.")
+        if stored is not None:
+            try:
+                stored.facts.check_time(self._now())
+            except Refused:
+                stored.close()
+                raise
         return stored
 
     async def serve(self, request: HmacfsRequest, stored: OpenFile, name: bytes) -> Answer | None:
