@@ -25,6 +25,7 @@ from hmacfs.errors import StartError
 from hmacfs.logs import Logs, RequestEntry
 from hmacfs.metrics import Metrics
 from hmacfs.net.listening import CannotListen, Listener
+from hmacfs.net.redislink import RedisLink
 from hmacfs.net.streaming import Limits
 from hmacfs.net.sweeps import Sweeps
 from hmacfs.net.threads import Threads
@@ -33,7 +34,6 @@ from hmacfs.storage.store import Store, StoredFile
 from hmacfs.uploads.embedded import EmbeddedUploadState
 from hmacfs.uploads.identity import server_key
 from hmacfs.uploads.janitor import Janitor
-from hmacfs.uploads.redislink import RedisLink
 from hmacfs.uploads.redisstate import RedisUploadState, redis_endpoint
 from hmacfs.uploads.retrying import Retries
 from hmacfs.uploads.state import IUploadState, StateUnavailable, Status

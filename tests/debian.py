@@ -20,6 +20,7 @@ OLD_END = (
     "python3-openssl",
     "python3-prometheus-client",
     "python3-pyasn1-modules",
+    "python3-rich",
     "python3-service-identity",
     "python3-twisted",
     "python3-venv",

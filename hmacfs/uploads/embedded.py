@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from hmacfs.errors import StartError
 from hmacfs.net.threads import Threads
-from hmacfs.uploads.database import Database, DatabaseAway, WrongFormat
+from hmacfs.storage.database import Database, DatabaseAway, WrongFormat
 from hmacfs.uploads.state import (
     LEASE_S,
     Busy,

@@ -1,7 +1,7 @@
 """Upload states in a Redis: the store that several hosts can share.
 
 **While Redis is away** every call fails with :exc:`~hmacfs.uploads.state.StateUnavailable`: after
-:data:`~hmacfs.uploads.redislink.CALL_TIMEOUT_S` if that was not known before, at once if it was. What it means for a
+:data:`~hmacfs.net.redislink.CALL_TIMEOUT_S` if that was not known before, at once if it was. What it means for a
 client is for the caller to say. An upload that begins needs no store as long as nothing breaks: receive it, publish it,
 and don't promise that it can be resumed. One that is under way goes on, and tries to commit at its next checkpoint. A
 request that asks for an offset, or resumes an upload, can't be helped: 503 with ``Retry-After``.
@@ -29,8 +29,8 @@ from zope.interface import implementer
 
 from hmacfs.config_addresses import RedisAddress
 from hmacfs.errors import StartError
+from hmacfs.net.redislink import CALL_TIMEOUT_S, RedisAway, RedisLink
 from hmacfs.uploads import redisscripts as scripts
-from hmacfs.uploads.redislink import CALL_TIMEOUT_S, RedisAway, RedisLink
 from hmacfs.uploads.state import (
     LEASE_S,
     Busy,

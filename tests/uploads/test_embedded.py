@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import StartError
 from hmacfs.net.threads import InlineThreads, Threads
-from hmacfs.uploads.database import DatabaseAway
+from hmacfs.storage.database import DatabaseAway
 from hmacfs.uploads.embedded import LET_GO_POLL_S, EmbeddedUploadState
 from hmacfs.uploads.state import LEASE_S, Busy, Fenced, Holder, Lease, StateUnavailable
 from tests.awaiting import AwaitedTestCase

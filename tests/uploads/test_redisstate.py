@@ -21,8 +21,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.config_addresses import RedisAddress
 from hmacfs.errors import StartError
-from hmacfs.uploads import redislink
-from hmacfs.uploads.redislink import CALL_TIMEOUT_S, FIRST_DELAY_S, RedisLink
+from hmacfs.net import redislink
+from hmacfs.net.redislink import CALL_TIMEOUT_S, FIRST_DELAY_S, RedisLink
 from hmacfs.uploads.redisstate import RedisUploadState, redis_endpoint
 from hmacfs.uploads.state import Busy, Holder, Lease, StateUnavailable, Status, UnknownUpload
 from tests.awaiting import AwaitedTestCase

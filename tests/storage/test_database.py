@@ -12,7 +12,7 @@ from pathlib import Path
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from hmacfs.uploads.database import Database, DatabaseAway, WrongFormat
+from hmacfs.storage.database import Database, DatabaseAway, WrongFormat
 
 SCHEMA = "CREATE TABLE counters (name TEXT PRIMARY KEY, count INTEGER NOT NULL); PRAGMA user_version = 4;"
 MIB = 1024 * 1024

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from hmacfs.uploads.redislink import CALL_TIMEOUT_S, MAX_DELAY_S, PROBE_INTERVAL_S, RedisAway, RedisLink
+from hmacfs.net.redislink import CALL_TIMEOUT_S, MAX_DELAY_S, PROBE_INTERVAL_S, RedisAway, RedisLink
 
 
 @implementer(IStreamClientEndpoint)

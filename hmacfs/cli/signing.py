@@ -1,48 +1,22 @@
-"""``hmacfs``: the operator's command."""
+"""``hmacfs sign``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
-import sys
 import time
-from collections.abc import Sequence
+from typing import Any
 
-from hmacfs import __version__
 from hmacfs.access.issuing import SCHEMES, IssuedSlot, issue, random_directory
 from hmacfs.access.keys import Secret
 from hmacfs.config import Config, load
-from hmacfs.errors import Refused, StartError
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.types import guess_type
 
-DEFAULT_CONFIG = "/etc/hmacfs/config.toml"
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command, and return its exit status: 0, or 1 with a sentence on standard error."""
-    options = _parser().parse_args(argv)
-    try:
-        return int(options.run(options))
-    except (StartError, ValueError) as error:
-        print(error, file=sys.stderr)
-    except Refused as refused:
-        print(f"{refused.reason}: {refused.detail}", file=sys.stderr)
-    return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hmacfs", description="The file server for XMPP HTTP File Upload.")
-    parser.add_argument("--version", action="version", version=f"hmacfs {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-c", "--config", default=DEFAULT_CONFIG, help="the configuration file (%(default)s)")
-    common.add_argument("--json", action="store_true", help="print JSON, for scripts")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    check = commands.add_parser("check-config", parents=[common], help="check the configuration, and start nothing")
-    check.set_defaults(run=_check_config)
-
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the command to argparse's *commands*."""
     sign = commands.add_parser(
         "sign",
         parents=[common],
@@ -56,7 +30,6 @@ def _parser() -> argparse.ArgumentParser:
     sign.add_argument("--base-url", default="http://127.0.0.1:8080", help="of the server, without UploadSubDir")
     sign.add_argument("--curl", metavar="FILE", help="print a curl command that uploads FILE")
     sign.set_defaults(run=_sign)
-    return parser
 
 
 def _size(text: str) -> int:
@@ -64,23 +37,6 @@ def _size(text: str) -> int:
     if size < 0:
         raise ValueError(text)
     return size
-
-
-def _check_config(options: argparse.Namespace) -> int:
-    try:
-        config = load(options.config)
-    except StartError as error:
-        if not options.json:
-            raise
-        print(json.dumps({"valid": False, "faults": str(error).splitlines()[:-1]}))
-        return 1
-    if options.json:
-        print(json.dumps({"valid": True, "warnings": [*config.warnings], "inactive": [*config.inactive]}))
-        return 0
-    for line in (*config.warnings, *config.inactive):
-        print(line)
-    print(f"{options.config}: fine. The secret's fingerprint is {Secret(config.secret).fingerprint}.")
-    return 0
 
 
 def _sign(options: argparse.Namespace) -> int:
@@ -114,7 +70,3 @@ def _shown(slot: IssuedSlot, content_type: str, options: argparse.Namespace) -> 
         return f"  {shlex.join(['curl', '-T', options.curl, *words, slot.put])}\n  {slot.get}"
     lines = [f"PUT {slot.put}", *(f"{name}: {value}" for name, value in headers.items()), f"GET {slot.get}"]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

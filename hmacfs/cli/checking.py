@@ -1,0 +1,34 @@
+"""``hmacfs check-config``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from hmacfs.access.keys import Secret
+from hmacfs.config import load
+from hmacfs.errors import StartError
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the command to argparse's *commands*."""
+    check = commands.add_parser("check-config", parents=[common], help="check the configuration, and start nothing")
+    check.set_defaults(run=_check_config)
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    try:
+        config = load(options.config)
+    except StartError as error:
+        if not options.json:
+            raise
+        print(json.dumps({"valid": False, "faults": str(error).splitlines()[:-1]}))
+        return 1
+    if options.json:
+        print(json.dumps({"valid": True, "warnings": [*config.warnings], "inactive": [*config.inactive]}))
+        return 0
+    for line in (*config.warnings, *config.inactive):
+        print(line)
+    print(f"{options.config}: fine. The secret's fingerprint is {Secret(config.secret).fingerprint}.")
+    return 0
