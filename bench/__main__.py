@@ -1,4 +1,4 @@
-"""``make bench``: upload throughput, side by side in one run, as ratios.
+"""``make bench``: throughput and cost, side by side in one run, as ratios.
 
 The servers take turns, so that what the machine does beside hits them alike; what is compared is the ratio of two
 neighbouring runs.
@@ -11,8 +11,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import date
@@ -21,26 +19,11 @@ from pathlib import Path
 import twisted
 from attrs import frozen
 
-from bench.load import __file__ as LOAD
-from bench.servers import SECRET, Redis, Server, hmacfs, plain
+from bench import blocked, slow
+from bench.servers import Redis, Server, hmacfs, plain
+from bench.works import MIB, Work, run
 
-MIB = 1024 * 1024
 BUFFER_BYTES = 256 * 1024
-
-
-@frozen
-class Work:
-    """What each server is asked to do."""
-
-    name: str
-    size: int
-    count: int
-    connections: int
-
-    def rate(self, seconds: float) -> str:
-        if self.count == 1:
-            return f"{self.size / MIB / seconds:,.0f} MiB/s"
-        return f"{self.count / seconds:,.0f} files/s"
 
 
 @frozen
@@ -61,25 +44,9 @@ PAIRS = (
 )
 
 
-def run(server: Server, work: Work, source: Path) -> tuple[float, float]:
-    """Wall seconds of the load, and CPU seconds of the server."""
-    server.clean()
-    secret = "" if server.name == "plain" else SECRET
-    before = _cpu_seconds(server.pid)
-    argv = [sys.executable, LOAD, str(server.port), str(source), str(work.count), str(work.connections), secret]
-    seconds = float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
-    return seconds, _cpu_seconds(server.pid) - before
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def compare(servers: Sequence[Server], work: Work, rounds: int, root: Path) -> str:
     """Measure *work* on all servers in turn; a Markdown section."""
-    source = root / "source"
-    source.write_bytes(os.urandom(min(work.size, MIB)) * max(1, work.size // MIB))
+    source = work.make_source(root)
     times: dict[str, list[tuple[float, float]]] = {server.name: [] for server in servers}
     for turn in range(rounds + 1):
         for server in servers:
@@ -121,12 +88,18 @@ def main() -> None:
         servers.append(hmacfs("no checksums", root, {**common, "ChecksumVerification": False}))
         servers.append(hmacfs("checksums", root, common))
         servers.append(hmacfs("redis", root, {**common, "RedisAddr": f"unix:{redis.socket}"}))
-        report = "\n".join(compare(servers, work, rounds, root) for work in works)
+        sections = [compare(servers, work, rounds, root) for work in works]
+        while servers:
+            servers.pop().stop()
+        sections.append(blocked.measure(root, common, 10 if options.quick else 100, rounds))
+        beside = (works[0], Work("200 files of 100 KiB, 8 connections", 100 * 1024, 20 if options.quick else 200, 8))
+        sections.append(slow.measure(root, common, beside, 40 if options.quick else 1000, rounds))
     finally:
         for server in servers:
             server.stop()
         redis.stop()
         shutil.rmtree(root)
+    report = "\n".join(sections)
     print(report)
     if options.write is not None:
         _write(options.write, report, rounds)

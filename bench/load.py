@@ -7,9 +7,9 @@ import hmac
 import os
 import socket
 import sys
-import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -59,14 +59,11 @@ def main(port: int, path: Path, count: int, connections: int, secret: str) -> No
     """Signs before the clock starts."""
     size = path.stat().st_size
     targets = [target(secret, size) if secret else plain_target() for _ in range(count)]
-    threads = [
-        threading.Thread(target=work, args=(port, targets[first::connections], path)) for first in range(connections)
-    ]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(connections) as pool:
+        began = time.perf_counter()
+        working = [pool.submit(work, port, targets[first::connections], path) for first in range(connections)]
+        for done in working:
+            done.result()
     print(time.perf_counter() - began)
 
 

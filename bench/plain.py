@@ -18,7 +18,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-from hmacfs.net.streaming import Limits, StreamingRequest, StreamingSite
+from hmacfs.net.limits import Limits
+from hmacfs.net.streaming import StreamingRequest, StreamingSite
 
 
 @implementer(IConsumer)

@@ -34,6 +34,8 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
 _HEADER = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+# uri-host [ ":" port ], both of which may be empty (RFC 9112 section 3.2, RFC 3986 section 3.2.2).
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:._~%-]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
 _RAW_OCTET = re.compile(rb"[\x80-\xff]")
 
 
@@ -90,7 +92,7 @@ class HeadGuard:
         elif name == b"transfer-encoding":
             self._check_coding(match[2].strip(b" \t"))
         elif name == b"host":
-            self._hosts += 1
+            self._check_host(match[2].strip(b" \t"))
 
     def end(self) -> None:
         """Check what only the whole head tells."""
@@ -98,6 +100,11 @@ class HeadGuard:
             raise MalformedHead(400, "malformed-head", "Content-Length and Transfer-Encoding exclude each other.")
         if self._hosts > 1 or (self._hosts == 0 and not self._is_1_0):
             raise MalformedHead(400, "malformed-head", "A request needs exactly one Host header.")
+
+    def _check_host(self, value: bytes) -> None:
+        if _HOST.fullmatch(value) is None:
+            raise MalformedHead(400, "malformed-head", "The Host header names no host.")
+        self._hosts += 1
 
     def _check_length(self, value: bytes) -> None:
         if self._length or _LENGTH.fullmatch(value) is None:

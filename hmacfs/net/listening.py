@@ -7,6 +7,8 @@ Beside what Twisted does with such a string:
 - At the end, a UNIX socket's file is removed if it is still our own.
 - A UNIX socket that somebody else opened for us (systemd) stays as it is, at the start and at the end. Twisted makes it
   writable for everybody, and unlinks it and shuts it down, for other processes too (twisted #10261).
+- While the process may not open one file more, it looks for connections once a second. Twisted's reactor is told of those
+  that can't be taken again and again, and has no time for anything else.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
@@ -23,9 +26,14 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort, IProtocolFactory, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+#: How long to leave connections waiting that can't be taken, in seconds.
+_PAUSE_S = 1.0
+
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
@@ -63,12 +71,14 @@ class Listener(Service):
     def __init__(
         self, reactor: Any, endpoint: str, factory: IProtocolFactory, name: str = "", fallback: str | None = None
     ) -> None:
+        self._clock: IReactorTime = reactor
         self._reactor = _Reactor(reactor)
         self._endpoint = endpoint
         self._factory = factory
         self._place = name or endpoint
         self._fallback = fallback
         self._ports: list[IListeningPort] = []
+        self._pauses: list[_Pauses] = []
 
     @property
     def addresses(self) -> list[IAddress]:
@@ -99,10 +109,16 @@ class Listener(Service):
     def stopService(self) -> Deferred[Any]:
         """Close it. Connections stay open, and are their factory's business."""
         super().stopService()
+        for pauses in self._pauses:
+            pauses.stop()
         ports, self._ports = self._ports, []
         return DeferredList([maybeDeferred(port.stopListening) for port in ports], fireOnOneErrback=True)
 
     def _open(self) -> None:
+        self._listen_at_all()
+        self._pauses = [_Pauses(port, self._clock) for port in self._ports if hasattr(port, "doRead")]
+
+    def _listen_at_all(self) -> None:
         try:
             self._ports = [self._listen(self._endpoint)]
         except CannotListenError as error:
@@ -142,6 +158,44 @@ class Listener(Service):
         if isinstance(error, CannotListenError):
             raise error
         raise CannotListen(self._place, _parsers_reason(endpoint, error)) from error
+
+
+class _Pauses:
+    """Lets a port rest while no descriptor is left for the connections that come.
+
+    :param port: a :class:`twisted.internet.tcp.Port`, which is listening.
+    """
+
+    def __init__(self, port: Any, clock: IReactorTime) -> None:
+        self._port = port
+        self._clock = clock
+        self._accept: Callable[[], None] = port.doRead
+        self._later: IDelayedCall | None = None
+        port.doRead = self._do_read
+
+    def stop(self) -> None:
+        """The port is about to be closed."""
+        later, self._later = self._later, None
+        if later is not None:
+            later.cancel()
+
+    def _do_read(self) -> None:
+        self._accept()
+        if self._later is None and _no_descriptor_left(self._port.fileno()):
+            self._port.stopReading()
+            self._later = self._clock.callLater(_PAUSE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._later = None
+        self._port.startReading()
+
+
+def _no_descriptor_left(fd: int) -> bool:
+    try:
+        os.close(os.dup(fd))
+    except OSError as error:
+        return error.errno in _NO_DESCRIPTORS
+    return False
 
 
 class _Reactor:

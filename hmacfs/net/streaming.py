@@ -18,253 +18,47 @@ What a resource may count on:
   the client might never see the answer.
 * One request gets one answer. Once an answer has begun after which the connection will close, nothing that is received
   is parsed any more.
-* No connection lives for ever: every phase of it has a bound (:class:`Limits`).
+* No connection lives for ever: every phase of it has a bound (:class:`~hmacfs.net.limits.Limits`).
 
 Written for Twisted 22.4 (with the security patches of 2023) and later. Of private names it uses the channel's
-``_command``, ``_path``, ``_version``, ``_networkProducer`` and ``_respondToBadRequestAndDisconnect``.
+``_command``, ``_path``, ``_version``, ``_networkProducer`` and ``_respondToBadRequestAndDisconnect``, and of private
+modules that of the PROXY protocol's wrapper.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
-from http import HTTPStatus
 from io import BytesIO
 from math import inf
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConsumer, IReactorTime, ITCPTransport
-from twisted.internet.task import LoopingCall
+from twisted.internet.interfaces import IAddress, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.logger import Logger
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import HTTPChannel, datetimeToString
-from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
-from zope.interface import implementer
 
+from hmacfs.net.admission import Connections, Excess
+from hmacfs.net.bodies import BodyFailed, MalformedBody, RequestBody
+from hmacfs.net.canned import canned_answer
 from hmacfs.net.heads import HeadGuard, MalformedHead, head_too_large, uri_too_long
+from hmacfs.net.limits import Limits
+from hmacfs.net.wheel import Wheel
 
-#: How often a site looks after the time of its connections, in seconds: they are cut up to so much late.
-TICK_S = 1.0
-#: Over how many seconds :attr:`Limits.min_body_rate` is averaged.
-RATE_WINDOW_S = 60.0
+#: After how many seconds a peer is to try again for which there was no room.
+RETRY_AFTER_S = 5
+
+#: How much is read and thrown away of what a peer sends that was turned away. After that it is cut off.
+_FAREWELL_BYTES = 1024 * 1024
 
 #: Scheme and host of a request target in absolute form.
-_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
-
-
-@frozen
-class Limits:
-    """What a connection may cost, in seconds and bytes.
-
-    :ivar header_timeout_s: from a request's first byte, or from the connection's start, to the end of its headers.
-    :ivar idle_timeout_s: between two requests.
-    :ivar read_timeout_s: without a byte of a body that a resource is waiting for.
-    :ivar write_timeout_s: without room for more of an answer, because the peer doesn't read.
-    :ivar close_timeout_s: for the last bytes of an answer to leave, and a TLS peer to agree, once we close.
-    :ivar min_body_rate: bytes per second that a body must bring on average over a minute; 0 means any. A minute without
-        any byte is left to *read_timeout_s*.
-    :ivar linger_s: how long we wait after an answer to an unwanted body before we close, for the peer to see the answer.
-    :ivar linger_bytes: how much of that body is read and thrown away meanwhile. After that the peer is held back.
-    :ivar drain_bytes: an unwanted body of which no more than this is missing is skipped, and the connection goes on.
-    :ivar body_buffer_bytes: what is read from the socket at a time while a body arrives.
-    """
-
-    header_timeout_s: float = 30.0
-    idle_timeout_s: float = 60.0
-    read_timeout_s: float = 900.0
-    write_timeout_s: float = 900.0
-    close_timeout_s: float = 30.0
-    min_body_rate: float = 256.0
-    linger_s: float = 5.0
-    linger_bytes: int = 8 * 1024 * 1024
-    drain_bytes: int = 64 * 1024
-    body_buffer_bytes: int = 64 * 1024
-
-
-class BodyFailed(Exception):
-    """The body won't come to its end, though the connection stands: the resource may answer, and that closes it."""
-
-
-class BodyTimeout(BodyFailed):
-    """The peer sends no more of the body, or sends it too slowly: 408."""
-
-
-class MalformedBody(BodyFailed):
-    """The body's chunked coding is broken (RFC 9112 section 7.1): 400."""
-
-
-@implementer(IBodyProducer)
-class RequestBody:
-    """The body of a request that is still arriving.
-
-    It can be had once: by one call of :meth:`startProducing`.
-
-    :ivar length: in bytes, or :data:`~twisted.web.iweb.UNKNOWN_LENGTH` if it is chunked.
-    :ivar size: the same, with ``None`` for unknown.
-    :ivar received: how many bytes of it have arrived, whether or not anybody wanted them.
-    :ivar complete: whether all of it has.
-    """
-
-    _log = Logger()
-
-    def __init__(self, channel: StreamingChannel, size: int | None) -> None:
-        self.size = size
-        self.length: int | str = UNKNOWN_LENGTH if size is None else size
-        self.received = 0
-        self.complete = False
-        self._channel = channel
-        self._consumer: IConsumer | None = None
-        self._done: Deferred[None] | None = None
-        self._waiting: deque[bytes] = deque()
-        self._failure: Failure | None = None
-        self._started = False
-        self._stopped = False
-        self._paused = False
-        self._delivering = False
-        self._lastByteAt = 0.0
-        self._windowStart = 0.0
-        self._windowReceived = 0
-
-    # IBodyProducer: the resource's side
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """Write the body to *consumer*, from its first byte on. Sends ``100 Continue`` to a client that waits for it.
-
-        :return: fires with ``None`` when all of it has been written. Fails with whatever ``consumer.write`` raised,
-            with a :class:`BodyFailed`, or with the connection's reason if the peer is gone; what had arrived before has
-            been written then. Cancelling stops the body.
-        :raises RuntimeError: the second time, or after :meth:`stopProducing`.
-        """
-        if self._started or self._stopped:
-            raise RuntimeError("The body of a request can be had once.")
-        self._started = True
-        self._consumer = consumer
-        done: Deferred[None] = Deferred(lambda _: self.stopProducing())
-        self._done = done
-        self.restartClock()
-        if not self.complete and self._failure is None:
-            self._channel.bodyWanted(self)
-        self._flow()
-        return done
-
-    def pauseProducing(self) -> None:
-        """Write nothing until :meth:`resumeProducing`. Soon the peer can't send any more either."""
-        self._paused = True
-        if not self.complete:
-            self._channel.holdBody()
-
-    def resumeProducing(self) -> None:
-        self._paused = False
-        self.restartClock()
-        self._flow()
-
-    def stopProducing(self) -> None:
-        """Write nothing any more. The peer is held back until the request is answered; the Deferred never fires."""
-        self.abandon()
-        if not self.complete:
-            self._channel.holdBody()
-
-    # The request's and the channel's side
-
-    @property
-    def missing(self) -> int | None:
-        """How many bytes have not arrived yet; ``None`` if nobody knows."""
-        return None if self.size is None else self.size - self.received
-
-    def dataReceived(self, data: bytes) -> None:
-        """The next bytes have arrived."""
-        self.received += len(data)
-        self._lastByteAt = self._channel.clock.seconds()
-        if self._stopped:
-            return
-        self._waiting.append(data)
-        self._flow()
-        if self._waiting:
-            self._channel.holdBody()
-
-    def dataFinished(self) -> None:
-        """All of it has arrived."""
-        self.complete = True
-        self._flow()
-
-    def fail(self, reason: Failure) -> None:
-        """No more of it will arrive."""
-        if not self.complete and self._failure is None:
-            self._failure = reason
-            self._flow()
-
-    def abandon(self) -> None:
-        """Let go of the consumer, without a word to it. What still arrives is counted and thrown away."""
-        self._stopped = True
-        self._consumer = self._done = None
-        self._waiting.clear()
-        self._channel.bodyUnwanted()
-
-    def restartClock(self) -> None:
-        """Whatever held the body back, it was not the peer: its time counts from now."""
-        self._lastByteAt = self._windowStart = self._channel.clock.seconds()
-        self._windowReceived = self.received
-
-    def overdue(self, now: float, limits: Limits) -> BodyTimeout | None:
-        """What the peer has to hear if it keeps us waiting for too long."""
-        if self._consumer is None or self._paused or self.complete or self._failure is not None:
-            return None
-        if now - self._lastByteAt >= limits.read_timeout_s:
-            return BodyTimeout(f"no byte of the body within {limits.read_timeout_s:g} s")
-        window_s = now - self._windowStart
-        if window_s < RATE_WINDOW_S:
-            return None
-        arrived = self.received - self._windowReceived
-        self._windowStart, self._windowReceived = now, self.received
-        if 0 < arrived < limits.min_body_rate * window_s:
-            return BodyTimeout(f"fewer than {limits.min_body_rate:g} bytes of the body per second")
-        return None
-
-    def _flow(self) -> None:
-        """Write what waits; then end, or have more sent."""
-        if self._delivering:  # consumer.write has called us
-            return
-        self._delivering = True
-        try:
-            while self._waiting and self._consumer is not None and not self._paused:
-                self._deliver(self._consumer, self._waiting.popleft())
-        finally:
-            self._delivering = False
-        if self._consumer is None or self._waiting:
-            return
-        if self.complete or self._failure is not None:
-            self._end(self._failure)
-        elif not self._paused:
-            self._channel.releaseBody()
-
-    def _deliver(self, consumer: IConsumer, data: bytes) -> None:
-        try:
-            consumer.write(data)
-        except Exception:
-            reason, done = Failure(), self._done
-            self.stopProducing()
-            if done is None:
-                self._log.failure("A consumer stopped a body and failed then", failure=reason)
-            else:
-                done.errback(reason)
-
-    def _end(self, reason: Failure | None) -> None:
-        done = self._done
-        self.abandon()
-        if done is None:
-            return
-        if reason is None:
-            done.callback(None)
-        else:
-            done.errback(reason)
+_ABSOLUTE = re.compile(rb"\Ahttps?://[^/?#]*", re.IGNORECASE)
 
 
 class StreamingRequest(server.Request):
@@ -286,7 +80,7 @@ class StreamingRequest(server.Request):
 
     def __init__(self, channel: StreamingChannel, *args: Any, **kw: Any) -> None:
         super().__init__(channel, *args, **kw)
-        self.startedAt = channel.clock.seconds()
+        self.startedAt = channel.now()
 
     def abort(self) -> None:
         """Cut the connection: the only way to say that an answer which has begun will not become whole.
@@ -362,6 +156,18 @@ class StreamingRequest(server.Request):
             self._decideWhatFollows()
         super().write(data)
 
+    def finishWith(self, status: int, answer: Callable[[bool], bytes]) -> None:
+        """Answer with a whole response that somebody else has made, and finish.
+
+        :param status: of that response.
+        :param answer: is called with whether the connection closes after it.
+        """
+        self._decideWhatFollows()
+        self.setResponseCode(status)
+        self.startedWriting = 1
+        self.channel.write(answer(not self.channel.persistent))
+        self.finish()
+
     def _decideWhatFollows(self) -> None:
         """The answer begins: whether the connection will go on after it must be known now."""
         channel, body = self.channel, self.body
@@ -384,12 +190,14 @@ class StreamingRequest(server.Request):
 class _Phase(Enum):
     """Where a connection stands."""
 
+    NEW = "accepted; nothing has arrived"
     IDLE = "waits for a request"
     HEAD = "a request's head arrives"
     REQUEST = "a request is with its resource, its body may arrive"
     DRAINING = "answered; the rest of the body is skipped, then the connection goes on"
     ANSWERING = "an answer is being written after which the connection closes; what arrives is thrown away"
     LINGERING = "answered; what arrives is thrown away for a while, then we close"
+    TURNED_AWAY = "got an answer to a request that nobody has read; what arrives is thrown away for a moment"
     CLOSING = "closed by us, for what is left to be sent"
     CLOSED = "gone"
 
@@ -397,23 +205,27 @@ class _Phase(Enum):
 #: Phases in which what arrives is thrown away.
 _DISCARDING = frozenset({_Phase.ANSWERING, _Phase.LINGERING})
 #: Phases in which nothing that arrives is parsed.
-_DEAF = _DISCARDING | {_Phase.CLOSING, _Phase.CLOSED}
+_DEAF = _DISCARDING | {_Phase.TURNED_AWAY, _Phase.CLOSING, _Phase.CLOSED}
+#: Phases in which HTTPChannel knows nothing of the connection yet.
+_OUTSIDE = frozenset({_Phase.NEW, _Phase.TURNED_AWAY})
 
 
 class StreamingChannel(HTTPChannel):
     """An :class:`~twisted.web.http.HTTPChannel` that hands over a request before its body.
 
-    The timers of HTTPChannel are out of use, its site's clock visits it instead (:meth:`checkTime`).
+    The timers of HTTPChannel are out of use; its site's wheel visits it instead (:meth:`checkTime`).
     """
 
     site: StreamingSite
     requests: list[StreamingRequest]
 
     _log = Logger()
-    _phase = _Phase.IDLE
+    _phase = _Phase.NEW
     _deadline = inf
     _guard: HeadGuard | None = None
     _bodyHeld = False
+    #: Whether the peer says by the PROXY protocol for whom it speaks.
+    _isAnnounced = False
     #: Since when the transport takes no more of an answer.
     _blockedSince: float | None = None
     #: A request that is done but for that.
@@ -424,9 +236,9 @@ class StreamingChannel(HTTPChannel):
     #: The socket and its usual read size, while that is changed.
     _widened: tuple[Any, int] | None = None
 
-    @property
-    def clock(self) -> IReactorTime:
-        return self.site.reactor
+    def now(self) -> float:
+        """The time, in seconds of the site's clock."""
+        return self.site.wheel.now()
 
     @property
     def writable(self) -> bool:
@@ -436,27 +248,75 @@ class StreamingChannel(HTTPChannel):
     # IProtocol
 
     def connectionMade(self) -> None:
-        super().connectionMade()
-        # UNIX sockets say that they were TCP in Twisted 22.4.
-        if ITCPTransport.providedBy(self.transport) and isinstance(self.getHost(), (IPv4Address, IPv6Address)):
-            self.transport.setTcpNoDelay(True)
-        self._enter(_Phase.IDLE, self.site.limits.header_timeout_s)
+        """Not HTTPChannel's: what it sets up would be in vain for a peer that is turned away."""
+        self._enter(_Phase.NEW, self.site.limits.header_timeout_s)
         self.site.channelMade(self)
+        self._isAnnounced = _announcesItsPeer(self.transport)
+        excess = self.site.connections.enter(self, None if self._isAnnounced else self.getPeer())
+        if excess is not None:
+            self._turnAwayFor(excess)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._phase is _Phase.NEW:
+            self._begin()
         if self._phase in _DEAF:
             self._discard(len(data))
             return
         if self._phase is _Phase.IDLE:
-            self._enter(_Phase.HEAD, self.site.limits.header_timeout_s)
+            self._enterHead()
         super().dataReceived(data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._enter(_Phase.CLOSED)
+        self.site.wheel.drop(self)
+        self.site.connections.leave(self)
         try:
             super().connectionLost(reason)
         finally:
             self.site.channelLost(self)
+
+    def _begin(self) -> None:
+        """The first bytes are there, and with them the peer's address: the PROXY protocol's header came before them."""
+        peer = self.getPeer()
+        answer = self.site.admit(peer)
+        if answer is not None:
+            self._turnAway(answer)
+            return
+        excess = self.site.connections.identify(self, peer) if self._isAnnounced else None
+        if excess is not None:
+            self._turnAwayFor(excess)
+            return
+        super().connectionMade()
+        # UNIX sockets say that they were TCP in Twisted 22.4.
+        if ITCPTransport.providedBy(self.transport) and isinstance(self.getHost(), (IPv4Address, IPv6Address)):
+            self.transport.setTcpNoDelay(True)
+        self._phase = _Phase.IDLE
+
+    def _turnAwayFor(self, excess: Excess) -> None:
+        self.site.reportExcess(self.getPeer(), excess)
+        headers = [*self.site.headers, (b"Retry-After", b"%d" % RETRY_AFTER_S)]
+        if excess is Excess.ADDRESS:
+            detail = "There are too many connections from your address."
+            self._turnAway(canned_answer(429, "too-many-connections", detail, headers))
+        else:
+            detail = "There are too many connections at the moment."
+            self._turnAway(canned_answer(503, "too-many-connections", detail, headers))
+
+    def _turnAway(self, answer: bytes) -> None:
+        """Write *answer* to a peer of which nothing has been read, and close soon after it."""
+        transport: Any = self.transport
+        self._enter(_Phase.TURNED_AWAY, self.site.limits.farewell_s)
+        hasTime = self.site.connections.farewell(self)
+        transport.write(answer)
+        if not hasTime:
+            self.loseConnection()
+        elif ISSLTransport.providedBy(transport):
+            # Says close_notify, and waits for the peer's.
+            transport.loseConnection()
+        else:
+            # To close at once would reset the connection if more of the request is on its way (RFC 9112 section 9.6).
+            # A peer that has its answer closes at its end, and that is the end.
+            transport.loseWriteConnection()
 
     # LineReceiver
 
@@ -472,7 +332,7 @@ class StreamingChannel(HTTPChannel):
 
     def _checkLine(self, line: bytes) -> bytes:
         if self._phase is _Phase.IDLE:
-            self._enter(_Phase.HEAD, self.site.limits.header_timeout_s)
+            self._enterHead()
         if self._guard is None:
             if line:  # else the one empty line that may precede a request (RFC 9112 section 2.2)
                 self._guard = HeadGuard(self.totalHeadersSize, self.maxHeaders)
@@ -540,6 +400,7 @@ class StreamingChannel(HTTPChannel):
             self._answered = request
         else:
             self._enter(_Phase.IDLE, self.site.limits.idle_timeout_s)
+            self.site.connections.waits(self)
             super().requestDone(request)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
@@ -556,20 +417,35 @@ class StreamingChannel(HTTPChannel):
         """Close, once what was written has left."""
         if self._phase is _Phase.CLOSING or self._phase is _Phase.CLOSED:
             return
+        self.site.connections.works(self)
         limits = self.site.limits
+        isOutside = self._phase in _OUTSIDE
         self._enter(_Phase.CLOSING, limits.close_timeout_s if self.writable else limits.write_timeout_s)
-        super().loseConnection()
+        if isOutside:
+            transport: Any = self.transport
+            transport.loseConnection()
+        else:
+            super().loseConnection()
 
     def abortConnection(self) -> None:
         """Cut the connection, whatever there is left to be sent."""
         transport: Any = self.transport
         transport.abortConnection()
 
+    def makeRoom(self) -> None:
+        """Close a connection that is between two requests, so that its descriptor is free soon."""
+        if ISSLTransport.providedBy(self.transport):
+            # There would be a wait for the peer's close_notify.
+            self.abortConnection()
+        else:
+            self.loseConnection()
+
     # IPushProducer: the transport has room for an answer, or not
 
     def pauseProducing(self) -> None:
         if self._blockedSince is None:
-            self._blockedSince = self.clock.seconds()
+            self._blockedSince = self.now()
+            self.site.wheel.file(self, self._blockedUntil)
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
@@ -603,6 +479,10 @@ class StreamingChannel(HTTPChannel):
         if self._widened is not None:
             (transport, usual), self._widened = self._widened, None
             transport.bufferSize = usual
+
+    def bodyClockRestarted(self) -> None:
+        """When the body's time is over has changed."""
+        self.site.wheel.file(self, self._bodyDueAt)
 
     def holdBody(self) -> None:
         """Keep the peer from sending more of the body."""
@@ -656,17 +536,8 @@ class StreamingChannel(HTTPChannel):
         """Answer to a request that never came into being."""
         self.site.reportMalformed(self, malformed.status, malformed.reason)
         self.clearLineBuffer()
-        text = f"{malformed.reason}: {malformed.detail}\n".encode()
-        phrase = HTTPStatus(malformed.status).phrase
-        headers = [
-            *self.site.headers,
-            (b"Date", datetimeToString()),
-            (b"Connection", b"close"),
-            (b"Content-Type", b"text/plain; charset=utf-8"),
-            (b"Content-Length", b"%d" % len(text)),
-        ]
-        self.writeHeaders(b"HTTP/1.1", b"%d" % malformed.status, phrase.encode(), headers)
-        self.write(text)
+        answer = canned_answer(malformed.status, malformed.reason, malformed.detail, self.site.headers)
+        self.write(answer)
         self._linger()
 
     def _linger(self) -> None:
@@ -677,7 +548,10 @@ class StreamingChannel(HTTPChannel):
 
     def _discard(self, size: int) -> None:
         self._discarded += size
-        if self._phase is _Phase.LINGERING and self._toDiscard is not None and self._discarded >= self._toDiscard:
+        if self._phase is _Phase.TURNED_AWAY:
+            if self._discarded > _FAREWELL_BYTES:
+                self.abortConnection()
+        elif self._phase is _Phase.LINGERING and self._toDiscard is not None and self._discarded >= self._toDiscard:
             self.loseConnection()
         elif self._discarded > self.site.limits.linger_bytes and self._phase in _DISCARDING:
             # A peer that can't send any more looks up. nginx, for one, sends all that it can before it does.
@@ -687,27 +561,56 @@ class StreamingChannel(HTTPChannel):
 
     def _enter(self, phase: _Phase, timeout_s: float = inf) -> None:
         self._phase = phase
-        self._deadline = inf if timeout_s == inf else self.clock.seconds() + timeout_s
+        self._deadline = inf if timeout_s == inf else self.now() + timeout_s
+        self.site.wheel.file(self, self._deadline)
 
-    def checkTime(self, now: float) -> None:
-        """Called by the site every :data:`TICK_S` seconds: end what has taken too long."""
+    def _enterHead(self) -> None:
+        self.site.connections.works(self)
+        self._enter(_Phase.HEAD, self.site.limits.header_timeout_s)
+
+    def checkTime(self, now: float) -> float:
+        """Called by the wheel: end what has taken too long.
+
+        :return: when there may be something to end next.
+        """
         if now >= self._deadline:
             self._deadlinePassed()
-        elif self._blockedSince is not None and now - self._blockedSince >= self.site.limits.write_timeout_s:
+        elif now >= self._blockedUntil:
             self.abortConnection()
         elif self._phase is _Phase.REQUEST:
             body = self.requests[0].body
             timeout = None if body is None else body.overdue(now, self.site.limits)
             if timeout is not None:
                 self._failBody(timeout)
+        return min(self._deadline, self._blockedUntil, self._bodyDueAt)
+
+    @property
+    def _blockedUntil(self) -> float:
+        """When the peer's time to take more of an answer is over."""
+        return inf if self._blockedSince is None else self._blockedSince + self.site.limits.write_timeout_s
+
+    @property
+    def _bodyDueAt(self) -> float:
+        """When the peer's time to send more of a body is over."""
+        body = self.requests[0].body if self._phase is _Phase.REQUEST else None
+        return inf if body is None else body.dueAt(self.site.limits)
 
     def _deadlinePassed(self) -> None:
-        if self._phase is _Phase.CLOSING:
+        if self._phase in (_Phase.CLOSING, _Phase.TURNED_AWAY):
             self.abortConnection()
         elif self._phase is _Phase.HEAD:
             self._refuse(MalformedHead(408, "head-timeout", "The request's headers took too long."))
         else:
             self.loseConnection()
+
+
+def _announcesItsPeer(transport: Any) -> bool:
+    """Whether a PROXY protocol header comes, or has come, before the first bytes."""
+    while isinstance(transport, ProtocolWrapper):
+        if isinstance(transport, HAProxyProtocolWrapper):
+            return True
+        transport = transport.transport
+    return False
 
 
 class StreamingSite(server.Site):
@@ -720,6 +623,8 @@ class StreamingSite(server.Site):
     :param limits: of every connection.
     :param headers: stand on every answer: on those of resources, which may replace them, and on those that Twisted or
         the channel gives by itself.
+    :param connections: how many there may be; of all sites that share this.
+    :param wheel: keeps the time of the connections; one will do for all sites.
 
     :ivar channels: the connections that are open.
     """
@@ -736,16 +641,33 @@ class StreamingSite(server.Site):
         reactor: IReactorTime,
         limits: Limits | None = None,
         headers: Sequence[tuple[bytes, bytes]] = (),
+        connections: Connections | None = None,
+        wheel: Wheel | None = None,
     ) -> None:
         super().__init__(resource, reactor=reactor)
         self.timeOut = None
         self.limits = limits or Limits()
         self.headers = tuple(headers)
         self.channels: set[StreamingChannel] = set()
-        self._ticker = LoopingCall(self._tick)
-        self._ticker.clock = reactor
+        self.connections = Connections() if connections is None else connections
+        self.wheel = Wheel(reactor) if wheel is None else wheel
 
     # To be overridden
+
+    def admit(self, peer: IAddress) -> bytes | None:
+        """Whether to listen to a peer at all. Called once for every connection, when its first bytes are there.
+
+        :param peer: of the connection; behind the PROXY protocol, whom that has announced.
+        :return: ``None``, or a whole response to turn the peer away with, which must say ``Connection: close``. Nothing
+            of what it sends is parsed then, there is no request, and nothing else is called for it.
+        """
+        return None
+
+    def turnedAway(self, peer: IAddress, excess: Excess) -> None:
+        """Called once for every connection for which there was no room.
+
+        Not for those that :meth:`admit` has turned away, which knows of them.
+        """
 
     def requestFinished(self, request: StreamingRequest) -> None:
         """Called once for every request that was rendered: when its answer is finished, or when it is lost.
@@ -765,13 +687,16 @@ class StreamingSite(server.Site):
 
     def channelMade(self, channel: StreamingChannel) -> None:
         self.channels.add(channel)
-        if not self._ticker.running:
-            self._ticker.start(TICK_S, now=False)
 
     def channelLost(self, channel: StreamingChannel) -> None:
         self.channels.discard(channel)
-        if not self.channels and self._ticker.running:
-            self._ticker.stop()
+
+    def reportExcess(self, peer: IAddress, excess: Excess) -> None:
+        """:meth:`turnedAway`, whose errors are nobody's problem on the wire."""
+        try:
+            self.turnedAway(peer, excess)
+        except Exception:
+            self._log.failure("turnedAway failed")
 
     def reportMalformed(self, channel: StreamingChannel, status: int, reason: str) -> None:
         """:meth:`malformedRequest`, whose errors are nobody's problem on the wire."""
@@ -795,16 +720,3 @@ class StreamingSite(server.Site):
 
     def startFactory(self) -> None:
         """Nothing: there is no access log whose clock would have to tick."""
-
-    def _tick(self) -> None:
-        now = self.reactor.seconds()
-        for channel in list(self.channels):
-            self._check(channel, now)
-
-    def _check(self, channel: StreamingChannel, now: float) -> None:
-        try:
-            channel.checkTime(now)
-        except Exception:
-            # Must not end the ticking for all the others.
-            self._log.failure("A connection's time could not be checked")
-            channel.abortConnection()

@@ -36,6 +36,9 @@ class Sweeps:
             self.running += 1
             try:
                 await sweep()
+            except OSError as error:
+                # The disk's trouble, not a fault of the sweep: it comes again with the next round.
+                self._log.error("{sweep} failed: {error}", sweep=name, error=error, seldom=name)
             except Exception:
                 self._log.failure("{sweep} failed", sweep=name)
             finally:

@@ -53,6 +53,44 @@ class HeadGuardTests(SynchronousTestCase):
         for headers in ((length, length), (coding, coding), (length, coding), (coding, length)):
             self.assertTrue(self.refused(*headers), headers)
 
+    def host(self, value: bytes) -> bool:
+        """Whether a request to this host passes."""
+        guard = HeadGuard(1000, 10)
+        guard.request_line(b"GET / HTTP/1.1")
+        try:
+            guard.header(b"Host: " + value)
+        except MalformedHead as malformed:
+            self.assertEqual(malformed.status, 400)
+            return False
+        guard.end()
+        return True
+
+    def test_hosts(self) -> None:
+        """Whatever a URL may have between its slashes, and nothing at all (RFC 9112 section 3.2)."""
+        for value in (b"", b"h", b"h:", b"h:80", b"127.0.0.1:8080", b"[::1]", b"[::1]:80", b"[fe80::1%25eth0]:80"):
+            self.assertTrue(self.host(value), value)
+        for value in (b"ex_ample.org", b"xn--bcher-kva.example", b"b%C3%BCcher.example", b"h ", b"\th"):
+            self.assertTrue(self.host(value), value)
+
+    def test_invalid_hosts(self) -> None:
+        """What one parser takes for one host, and another one for another: 400 (RFC 9112 section 3.2)."""
+        for value in (
+            b"a b",
+            b"a/b",
+            b"u@h",
+            b"h:x",
+            b"h:80:80",
+            b"[::1",
+            b"::1",
+            b"[]",
+            b"b\xc3\xbccher",
+            b"a?b",
+            b"a#b",
+        ):
+            self.assertFalse(self.host(value), value)
+        for value in (b"a\\b", b"%4", b"%zz", b'"h"', b"<script>", b"h:-1", b"[::1]x", b"http://h"):
+            self.assertFalse(self.host(value), value)
+
     @given(st.binary(max_size=60))
     def test_framing_headers_are_clean(self, value: bytes) -> None:
         """A Content-Length that passes is a number that every parser reads the same way."""

@@ -21,6 +21,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import KeyPair
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -313,6 +314,60 @@ class EndpointTests(ListeningTestCase):
         self.patch(listening, "serverFromString", lambda reactor, text: endpoint)
         self.assertIn("at once", self.refused("onion:80").reason)
         self.assertTrue(endpoint.cancelled)
+
+
+class PauseTests(SynchronousTestCase):
+    """No descriptor is left for the connections that come."""
+
+    def setUp(self) -> None:
+        self.port = _Port()
+        self.clock = Clock()
+        self.pauses = listening._Pauses(self.port, self.clock)
+        self.patch(os, "dup", self.dup)
+        self.left = False
+
+    def dup(self, _fd: int) -> int:
+        if not self.left:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return os.open(os.devnull, os.O_RDONLY)
+
+    def test_once_a_second(self) -> None:
+        """It is tried again after a second, and not before; when there are some, it is not waited for any more."""
+        self.port.doRead()
+        self.assertEqual((self.port.accepted, self.port.reading), (1, False))
+        self.clock.advance(0.99)
+        self.assertFalse(self.port.reading)
+        self.clock.advance(0.01)
+        self.assertTrue(self.port.reading)
+        self.left = True
+        self.port.doRead()
+        self.assertEqual((self.port.accepted, self.port.reading, self.clock.getDelayedCalls()), (2, True, []))
+
+    def test_stopped_meanwhile(self) -> None:
+        """Nothing is left behind, and a port that is closed is not read from again."""
+        self.port.doRead()
+        self.pauses.stop()
+        self.assertEqual((self.clock.getDelayedCalls(), self.port.reading), ([], False))
+
+
+class _Port:
+    """As much of a port as is used."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.reading = True
+
+    def doRead(self) -> None:
+        self.accepted += 1
+
+    def fileno(self) -> int:
+        return 0
+
+    def stopReading(self) -> None:
+        self.reading = False
+
+    def startReading(self) -> None:
+        self.reading = True
 
 
 class UnixTests(ListeningTestCase):

@@ -139,7 +139,10 @@ class CopyTests(SynchronousTestCase):
         self.handler.results[0].trap(OSError)
 
     def stalled(self) -> None:
-        """A sending that waits for room: its request came in one packet with others, whose answers nobody reads."""
+        """A sending that waits for room: its request came after others, whose answers nobody reads."""
+        self.wire.send(get(b"/0-1"))
+        self.handler.results.clear()
+        self.handler.sendings.clear()
         self.wire.channel.pauseProducing()
         self.wire.channel.dataReceived(get(b"/0-%d" % len(self.data)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -16,14 +17,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface.verify import verifyObject
 
-from hmacfs.net.streaming import (
-    BodyTimeout,
-    Limits,
-    MalformedBody,
-    RequestBody,
-    StreamingRequest,
-    StreamingSite,
-)
+from hmacfs.net.bodies import BodyTimeout, MalformedBody, RequestBody
+from hmacfs.net.limits import Limits
+from hmacfs.net.streaming import StreamingRequest, StreamingSite
+from hmacfs.net.wheel import TICK_S
 from tests.net.wire import (
     ABORTED,
     CLOSED,
@@ -106,6 +103,13 @@ class RenderingTests(SynchronousTestCase):
         wire, _, _ = connect(Echo())
         wire.send(get(b"HTTP://h:80//a/b?c"), get(b"http://h"), get(b"http://h?q"))
         self.assertEqual([answer.body for answer in wire.answers()], [b"GET //a/b?c", b"GET /", b"GET /?q"])
+
+    def test_no_absolute_form(self) -> None:
+        """What looks like scheme and host further on belongs to the path."""
+        wire, _, _ = connect(Echo())
+        wire.send(get(b"/a/http://h/b"), get(b"xhttp://h/b"), get(b"/?q=http://h/b"))
+        bodies = [answer.body for answer in wire.answers()]
+        self.assertEqual(bodies, [b"GET /a/http://h/b", b"GET /xhttp://h/b", b"GET /?q=http://h/b"])
 
     def test_raw_octets_in_the_target(self) -> None:
         """Octets beyond ASCII, which some clients don't encode, arrive encoded."""
@@ -856,6 +860,8 @@ MALFORMED = [
     (b"GET / HTTP/1.1\r\n Host: h\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nX: a\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: h@evil\r\n\r\n", 400),
+    (b"GET / HTTP/1.0\r\nHost: h, evil/\r\n\r\n", 400),
     (b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: +3\r\n\r\nabc", 400),
     (b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: -3\r\n\r\nabc", 400),
     (b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 3, 3\r\n\r\nabc", 400),
@@ -1253,18 +1259,81 @@ class TimeTests(SynchronousTestCase):
 
     def test_one_broken_connection_does_not_stop_the_clock(self) -> None:
         """An error of ours ends that connection and no other's timers."""
-        wire, site, clock = connect(Echo())
+        wire, site, clock = connect(Echo(), header_timeout_s=30)
         other = Wire(site)
 
-        def fail(now: float) -> None:
+        def fail(now: float) -> float:
             raise ValueError("on purpose")
 
         wire.channel.checkTime = fail  # type: ignore[method-assign]
-        clock.advance(1)
-        self.assertEqual((wire.end, other.end), (ABORTED, OPEN))
-        clock.advance(60)
-        self.assertEqual(other.end, CLOSED)
+        clock.advance(30)
+        self.assertEqual((wire.end, other.end), (ABORTED, CLOSED))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class PunctualityTests(SynchronousTestCase):
+    """Every kind of slow client is cut at its second: not before, and no tick after."""
+
+    def check(self, at: float, begin: Callable[[Wire], object], do: Callable[[Wire], object], **limits: Any) -> None:
+        """Begin in the middle of a second, then do something every quarter of a second until it is over."""
+        clock = Clock()
+        clock.advance(1000.3)
+        wire = Wire(RecordingSite(Echo(), clock, **limits), StubbornTransport())
+        clock.advance(0.35)
+        begin(wire)
+        begun = clock.seconds()
+        while wire.end == OPEN and not wire.transport.value():
+            self.assertLess(clock.seconds() - begun, at + TICK_S)
+            clock.advance(0.25)
+            do(wire)
+        self.assertGreaterEqual(clock.seconds() - begun, at)
+
+    def test_slow_head(self) -> None:
+        """A header now and then."""
+        self.check(
+            30, lambda wire: wire.send(b"GET / HTTP/1.1\r\n"), lambda wire: wire.send(b"X: y\r\n"), header_timeout_s=30
+        )
+
+    def test_slow_body(self) -> None:
+        """Bytes, and then none."""
+        self.check(7, lambda wire: wire.send(put(length=9), b"x"), lambda wire: None, read_timeout_s=7)
+
+    def test_trickling_body(self) -> None:
+        """A byte now and then."""
+        self.check(
+            60, lambda wire: wire.send(put(length=MiB)), lambda wire: wire.send(b"x"), min_body_rate=5, read_timeout_s=9
+        )
+
+    def test_slow_reader(self) -> None:
+        """An answer that isn't taken."""
+
+        def begin(wire: Wire) -> None:
+            wire.send(b"G")
+            wire.channel.pauseProducing()
+
+        self.check(13, begin, lambda wire: None, write_timeout_s=13)
+
+    def test_idle(self) -> None:
+        """No next request."""
+
+        def begin(wire: Wire) -> None:
+            wire.send(get())
+            wire.transport.clear()
+
+        self.check(75, begin, lambda wire: None, idle_timeout_s=75, header_timeout_s=30)
+
+    def test_a_busy_connection(self) -> None:
+        """Who is busy is never cut, whatever its connection has been filed for before."""
+        clock = Clock()
+        wire = Wire(RecordingSite(Echo(), clock, idle_timeout_s=10, header_timeout_s=5, read_timeout_s=7))
+        for _ in range(100):
+            wire.send(put(length=2))
+            clock.pump([0.5] * 12)
+            wire.send(b"a")
+            clock.pump([0.5] * 12)
+            wire.send(b"b")
+            clock.pump([0.5] * 19)
+        self.assertEqual((wire.end, wire.statuses()), (OPEN, [201] * 100))
 
 
 class HookTests(SynchronousTestCase):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.net.sweeps import Sweeps
@@ -43,13 +45,27 @@ class SweepsTests(SynchronousTestCase):
         async def sweep() -> None:
             self.rounds.append(self.clock.seconds())
             if next(fails):
-                raise OSError("no disk")
+                raise ValueError("no")
 
         self.sweeps.start("the sweep", 10, sweep)
         self.clock.pump([10, 10])
         self.assertEqual(self.rounds, [0, 10, 20])
-        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(self.sweeps.running, 0)
+
+    def test_disk_out_of_order(self) -> None:
+        """Not a fault of the sweep: a line without a traceback, which is told from those of other sweeps."""
+
+        async def sweep() -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with capturedLogs() as events:
+            self.sweeps.start("the sweep", 10, sweep)
+        [event] = events
+        self.assertEqual(
+            (formatEvent(event), event["seldom"]), ("the sweep failed: [Errno 5] Input/output error", "the sweep")
+        )
+        self.assertNotIn("log_failure", event)
 
     def test_rounds_do_not_overlap(self) -> None:
         """One that takes long is waited for; the times of the others stay what they are."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import field, frozen
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import IAddress, IConsumer
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
@@ -17,7 +17,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from hmacfs.net.streaming import Limits, StreamingChannel, StreamingRequest, StreamingSite
+from hmacfs.net.admission import Excess
+from hmacfs.net.limits import Limits
+from hmacfs.net.streaming import StreamingChannel, StreamingRequest, StreamingSite
 
 #: Every kind of connection's end that a test wants to tell from the others.
 OPEN, CLOSED, ABORTED = "open", "closed", "aborted"
@@ -90,14 +92,19 @@ class MemoryTransport(StringTransportWithDisconnection):
     #: As of a socket.
     bufferSize = 65536
 
-    def __init__(self) -> None:
-        super().__init__(peerAddress=IPv4Address("TCP", "192.0.2.1", 50000))
+    def __init__(self, host: str = "192.0.2.1") -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", host, 50000))
         self.end = OPEN
+        #: Whether the peer was told that no more will come.
+        self.half_closed = False
 
     def loseConnection(self) -> None:
         if self.end == OPEN:
             self.end = CLOSED
         super().loseConnection()
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
 
     def abortConnection(self) -> None:
         self.end = ABORTED
@@ -179,14 +186,33 @@ class HandlerResource(Resource):
         return self._handler(request)
 
 
+def host_of(peer: IAddress) -> str:
+    """A name for whoever it is."""
+    return peer.host if isinstance(peer, (IPv4Address, IPv6Address)) else "unix"
+
+
 class RecordingSite(StreamingSite):
     """Remembers what it was told."""
 
     def __init__(self, handler: Callable[[StreamingRequest], Any], clock: Any, **limits: Any) -> None:
         headers = limits.pop("headers", ())
-        super().__init__(HandlerResource(handler), reactor=clock, limits=Limits(**limits), headers=headers)
+        connections = limits.pop("connections", None)
+        super().__init__(
+            HandlerResource(handler), reactor=clock, limits=Limits(**limits), headers=headers, connections=connections
+        )
         self.finished: list[StreamingRequest] = []
         self.malformed: list[tuple[str, int, str]] = []
+        #: What is said to a host that is not to be listened to.
+        self.banned: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.excess: list[tuple[str, Excess]] = []
+
+    def admit(self, peer: IAddress) -> bytes | None:
+        self.asked.append(host_of(peer))
+        return self.banned.get(host_of(peer))
+
+    def turnedAway(self, peer: IAddress, excess: Excess) -> None:
+        self.excess.append((host_of(peer), excess))
 
     def requestFinished(self, request: StreamingRequest) -> None:
         self.finished.append(request)

@@ -1,0 +1,111 @@
+"""What very many slow clients cost those who aren't: throughput beside them, against throughput without them."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.asking import Ask
+from bench.asking import __file__ as ASKING
+from bench.load import target
+from bench.servers import SECRET, Server, cpu_seconds, hmacfs
+from bench.works import MIB, Work, run
+
+_LARGE = 16 * MIB
+#: How many descriptors a server has when nobody is there, at most.
+_FEW_DESCRIPTORS = 64
+_PATIENCE_S = 60.0
+
+
+def measure(root: Path, keys: Mapping[str, object], works: Sequence[Work], count: int, rounds: int) -> str:
+    """A Markdown section.
+
+    :param count: how many slow clients.
+    """
+    server = hmacfs("slow", root, keys)
+    times: dict[tuple[str, bool], list[float]] = {(work.name, beside): [] for work in works for beside in (False, True)}
+    idle_cpu: list[float] = []
+    try:
+        for turn in range(rounds + 1):
+            for beside in (False, True):
+                measured, used = _round(server, works, root, count if beside else 0)
+                if turn:  # the first warms up
+                    for work, seconds in zip(works, measured, strict=True):
+                        times[work.name, beside].append(seconds)
+                    if beside:
+                        idle_cpu.append(used)
+    finally:
+        server.stop()
+    return _report(works, times, count, idle_cpu)
+
+
+def _round(server: Server, works: Sequence[Work], root: Path, slow: int) -> tuple[list[float], float]:
+    """Wall seconds of each work, and CPU seconds of the server in a second that brings nothing else."""
+    path = _store_large_file(server)
+    with _slow_clients(server, slow, path):
+        before = cpu_seconds(server.pid)
+        time.sleep(1)
+        used = cpu_seconds(server.pid) - before
+        return [run(server, work, work.make_source(root))[0] for work in works], used
+
+
+def _store_large_file(server: Server) -> str:
+    to = target(SECRET, _LARGE)
+    argv = [sys.executable, ASKING, str(server.port), "127.0.0.1", "", "fresh"]
+    subprocess.run(argv, check=True, input=str(Ask("PUT", to, _LARGE, 201)), text=True, stdout=subprocess.DEVNULL)
+    return to.partition("?")[0]
+
+
+@contextmanager
+def _slow_clients(server: Server, count: int, path: str) -> Iterator[None]:
+    """Have them there; afterwards, wait until the server is rid of them."""
+    if not count:
+        yield
+        return
+    argv = [sys.executable, "-m", "bench.slowly", str(server.port), str(count), path, SECRET]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise SystemExit("the slow clients don't come")
+            yield
+        finally:
+            process.terminate()
+    deadline = time.monotonic() + _PATIENCE_S
+    while len(os.listdir(f"/proc/{server.pid}/fd")) > _FEW_DESCRIPTORS:
+        if time.monotonic() > deadline:
+            raise SystemExit("the server keeps connections that are gone")
+        time.sleep(0.05)
+
+
+def _report(
+    works: Sequence[Work], times: Mapping[tuple[str, bool], Sequence[float]], count: int, idle_cpu: Sequence[float]
+) -> str:
+    lines = [
+        f"### Beside {count:,} slow clients",
+        "",
+        f"They alone take {100 * statistics.median(idle_cpu):.0f} % of a core of the server.",
+        "",
+        "| upload | alone (median) | beside them | ratio of throughput | min to max | wanted |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for work in works:
+        alone, beside = times[work.name, False], times[work.name, True]
+        ratios = [a / b for a, b in zip(alone, beside, strict=True)]
+        cells = (
+            work.name,
+            work.rate(statistics.median(alone)),
+            work.rate(statistics.median(beside)),
+            f"**{statistics.median(ratios):.2f}**",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+            "≥ 0.90",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
