@@ -41,6 +41,9 @@ _LOOK_EVERY_S: Final = 1.0
 #: How often it is said on standard error that the log can't be written, in seconds.
 _COMPLAIN_EVERY_S: Final = 60.0
 
+#: How often one kind of trouble is told that comes again and again, in seconds.
+_TELL_EVERY_S: Final = 60.0
+
 #: Of a session token, so many characters at most tell two sessions apart in a log and open nothing.
 _SESSION_CHARACTERS: Final = 8
 
@@ -62,7 +65,9 @@ _HINTS: Final = ("v=", "v2", "v3", "v%3d", "v'", 'v"', "v\\", "token", "bearer",
 #: The first group stays, what follows it goes: signatures in a query or in a dict of one, bearer tokens, tokens in JWT
 #: form wherever they are, passwords in URLs.
 _SECRETS: Final = re.compile(
-    r"((?:(?<![a-z0-9_])|(?<=%3f)|(?<=%26))(?:v[23]?|token)(?:%3d|[^a-z0-9]{1,8}(?:b\\?['\"])?))[0-9a-f]{8,}"
+    r"((?:(?<![a-z0-9_])|(?<=%3f)|(?<=%26))(?:v[23]?|token)(?:%3d|[^a-z0-9]{1,8}(?:b\\?['\"])?))"
+    # A number in JSON is none.
+    r"(?!(?<=[\[ -])[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?[,}\]])[0-9a-f]{8,}"
     r"|(bearer[\s:]+)[a-z0-9._~+/=-]+"
     r"|()(?<![a-z0-9_-])eyj[a-z0-9_-]{8,}\.[a-z0-9_.-]+"
     r"|(://[^/\s:@]*:)[^/\s@]+(?=@)",
@@ -219,15 +224,23 @@ class FileSink(Sink):
 
     If a new one can't be made, the old one goes on being used, whatever its name is by now.
 
+    :param key: of the configuration, by which messages name the file.
     :raises StartError: when the file can't be had.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, stderr: int = _STDERR) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.monotonic,
+        stderr: int = _STDERR,
+        *,
+        key: str = "LogFile",
+    ) -> None:
         try:
             fd = _open_log(path)
         except OSError as error:
-            raise StartError(_cannot_open(path, error)) from error
-        super().__init__(fd, f"LogFile {path}", clock, stderr)
+            raise StartError(f"{key} {path}: {_advice(path, error)}") from error
+        super().__init__(fd, f"{key} {path}", clock, stderr)
         self._path = path
         self._looked_at = clock()
 
@@ -272,12 +285,10 @@ def _open_log(path: Path) -> int:
     return fd
 
 
-def _cannot_open(path: Path, error: OSError) -> str:
+def _advice(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return (
-            f"LogFile {path}: there is no directory {path.parent}. Make it, or leave LogFile empty for standard output."
-        )
-    return f"LogFile {path}: {error.strerror}. It must be a file that the user of hmacfs may write to."
+        return f"there is no directory {path.parent}. Make it, or leave the key empty to do without the file."
+    return f"{error.strerror}. It must be a file that the user of hmacfs may write to."
 
 
 @implementer(ILogObserver)
@@ -301,6 +312,53 @@ class Observer:
             self._sink.write(line)
 
 
+@implementer(ILogObserver)
+class Sparing:
+    """Passes events on, but of those that come again and again only one in :data:`_TELL_EVERY_S` seconds.
+
+    Who logs something that may be said for each of a thousand requests names its kind in the event: ``seldom="no-space"``.
+    The next line of a kind says how many there were meanwhile. There are few kinds, so that what is kept is small.
+
+    :param clock: seconds, monotonic.
+    """
+
+    def __init__(self, observer: ILogObserver, clock: Callable[[], float]) -> None:
+        self._observer = observer
+        self._clock = clock
+        self._told_at: dict[str, float] = {}
+        self._untold: dict[str, int] = {}
+
+    def __call__(self, event: LogEvent) -> None:
+        event = _about_descriptors(event)
+        kind = event.get("seldom")
+        if kind is not None:
+            now = self._clock()
+            told_at = self._told_at.get(kind)
+            if told_at is not None and now - told_at < _TELL_EVERY_S:
+                self._untold[kind] = self._untold.get(kind, 0) + 1
+                return
+            self._told_at[kind] = now
+            untold = self._untold.pop(kind, 0)
+            if untold:
+                event = {**event, "log_format": event["log_format"] + " ({untold} more since then)", "untold": untold}
+        self._observer(event)
+
+
+def _about_descriptors(event: LogEvent) -> LogEvent:
+    """What Twisted says in several lines, and with tracebacks, whenever accept(2) fails for want of a descriptor."""
+    if not str(event.get("log_namespace", "")).startswith("twisted.internet.tcp"):
+        return event
+    if "EMFILE" not in str(event.get("log_format")) and event.get("acceptError") not in ("EMFILE", "ENFILE"):
+        return event
+    return {
+        "log_time": event["log_time"],
+        "log_namespace": event["log_namespace"],
+        "log_level": LogLevel.warn,
+        "log_format": "too many open files: connections are turned away. Let the process have more (LimitNOFILE=)",
+        "seldom": "accept",
+    }
+
+
 class Logs:
     """The log of one process, as it is configured.
 
@@ -309,6 +367,7 @@ class Logs:
     :param form: ``text`` or ``json``.
     :param stdout: the descriptor of standard output.
     :param now: seconds since the epoch.
+    :param clock: seconds, monotonic.
     :raises StartError: when the file can't be had.
     """
 
@@ -320,13 +379,16 @@ class Logs:
         *,
         stdout: int = _STDOUT,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = Sink(stdout, "standard output") if file is None else FileSink(file)
         self._form = _Json(now) if form == "json" else _Text(now, in_journal=file is None and _is_journal(stdout))
         self._requests = LEVELS.index(level) <= LEVELS.index("info")
         lowest = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
         #: For twistd: what every event goes through.
-        self.observer: ILogObserver = FilteringLogObserver(Observer(self._sink, self._form.event), [lowest])
+        self.observer: ILogObserver = FilteringLogObserver(
+            Sparing(Observer(self._sink, self._form.event), clock), [lowest]
+        )
 
     @property
     def lost(self) -> int:

@@ -212,6 +212,65 @@ class TextTests(FileCase):
         self.assertEqual(without_time, "an event could not be logged: ValueError")
 
 
+class NumberTests(FileCase):
+    """What looks like a secret and is a number in JSON, which must stay one."""
+
+    def test_numbers(self) -> None:
+        """Under a key that a signature could have."""
+        logs, _ = self.open(form="json")
+        values = {"v": 12345678, "v2": [-123456789, 1.5e300], "token": {"v3": 1234567.25}}
+        self.emit(logs, "numbers", **values)
+        found = json.loads(self.lines()[0])
+        self.assertEqual({key: found[key] for key in values}, values)
+
+
+class SparingTests(FileCase):
+    """What is said for each of a thousand requests."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.logs = Logs("info", self.path, "text", now=lambda: NOON, clock=self.clock.seconds)
+
+    def test_once_a_minute(self) -> None:
+        """The first at once, and after a minute the next one, with how many there were meanwhile."""
+        for _ in range(1000):
+            self.emit(self.logs, "no room: {error}", error="full", seldom="ENOSPC")
+        self.clock.advance(60)
+        for _ in range(2):
+            self.emit(self.logs, "no room: {error}", error="full", seldom="ENOSPC")
+        self.assertEqual(
+            self.lines(), [f"{NOON_WRITTEN} no room: full", f"{NOON_WRITTEN} no room: full (999 more since then)"]
+        )
+
+    def test_kinds(self) -> None:
+        """One kind doesn't hide another, nor what has none."""
+        for kind in ("a", "b", "a"):
+            self.emit(self.logs, "of a kind", seldom=kind)
+            self.emit(self.logs, "of none")
+        self.assertEqual(len(self.lines()), 2 + 3)
+
+    def test_no_descriptors_for_connections(self) -> None:
+        """Twisted's lines and tracebacks about each connection that it turns away are one line."""
+        accepting = {"log_namespace": "twisted.internet.tcp.Port"}
+        self.emit(self.logs, "EMFILE encountered; releasing reserved file descriptor.", **accepting)
+        self.emit(self.logs, "Could not accept new connection ({acceptError})", acceptError="EMFILE", **accepting)
+        try:
+            raise OSError(24, "Too many open files")
+        except OSError:
+            self.emit(
+                self.logs,
+                "Could not reserve EMFILE recovery file descriptor.",
+                LogLevel.critical,
+                log_failure=Failure(),
+                log_namespace="twisted.internet.tcp._FileDescriptorReservation",
+            )
+        self.emit(self.logs, "Starting factory", log_namespace="twisted.internet.tcp.Port")
+        first, second = self.lines()
+        self.assertIn("warn: too many open files: connections are turned away. Let the process have more", first)
+        self.assertIn("Starting factory", second)
+
+
 class LevelTests(FileCase):
     """``LogLevel``."""
 

@@ -13,6 +13,8 @@ from typing import Final, TypeVar
 
 from twisted.logger import Logger
 
+from hmacfs.storage.disk import heir
+
 T = TypeVar("T")
 
 #: How long one call waits for the other processes' writes, in seconds. One write takes far less than a millisecond.
@@ -43,7 +45,7 @@ class Database:
     A damaged file is moved aside (``….corrupt``, the one before is dropped) and begun anew. So is, without the noise,
     one that was removed or replaced by another process: the file is looked at again before each use.
 
-    :param path: of the file; its directory is made if missing, the directory above is not.
+    :param path: of the file, in a directory that is not made if it is missing: it may be on a disk that isn't there now.
     :param schema: statements that make an empty file ours, ``PRAGMA user_version`` among them.
     :param version: what that pragma sets.
     :param busy_timeout_s: how long to wait for other processes.
@@ -77,6 +79,16 @@ class Database:
         """Close the file if it is open; :meth:`read` and :meth:`write` open it again."""
         with self._lock:
             self._close()
+
+    def remove(self) -> None:
+        """Remove the file, whatever is in it: whoever uses it next begins anew."""
+        with self._lock:
+            self._close()
+            with self._alone():
+                # The log first: one that stayed would be played into the new file.
+                for suffix in ("-wal", "-shm", ""):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(f"{self._path}{suffix}")
 
     def _run(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -133,7 +145,7 @@ class Database:
 
     def _make(self) -> tuple[int, int] | None:
         # Only what is not there is opened here: closing a file drops the locks that SQLite has on it in this process.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(_created(self._path, os.O_EXCL))
         return _identity(self._path)
 
     def _take_over(self, connection: sqlite3.Connection) -> None:
@@ -167,13 +179,21 @@ class Database:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """While the processes make, check or replace the file, they do it one after another."""
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = _created(self._path.with_name(self._path.name + ".lock"))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
+
+
+def _created(path: Path, flags: int = 0) -> int:
+    """A file, made if it isn't there, and open. What SQLite puts beside it has the same owner."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+    owner = heir(path.parent)
+    if owner is not None:
+        os.fchown(fd, *owner)
+    return fd
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from pathlib import Path
 from typing import Final
 
 #: What link(2) says where it isn't to be had: EPERM on FAT and exFAT, EMLINK where one name is the limit, the others on
@@ -49,13 +50,20 @@ class Disk:
 
     def create(self, name: bytes, directory_fd: int, flags: int) -> int:
         """Open a file that isn't there yet, or is empty for its new writer: 0600 until somebody says otherwise."""
-        return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
+        fd = os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
+        owner = heir(directory_fd)
+        if owner is not None:
+            os.fchown(fd, *owner)
+        return fd
 
     def unlink(self, name: bytes, directory_fd: int) -> None:
         os.unlink(name, dir_fd=directory_fd)
 
     def make_directory(self, name: bytes, directory_fd: int, mode: int) -> None:
         os.mkdir(name, mode, dir_fd=directory_fd)
+        owner = heir(directory_fd)
+        if owner is not None:
+            os.chown(name, *owner, dir_fd=directory_fd, follow_symlinks=False)
 
     def remove_directory(self, name: bytes, directory_fd: int) -> None:
         """Remove a directory if it is empty."""
@@ -63,6 +71,10 @@ class Disk:
 
     def link(self, name: bytes, from_fd: int, new_name: bytes, to_fd: int) -> None:
         os.link(name, new_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+
+    def rename(self, name: bytes, from_fd: int, new_name: bytes, to_fd: int) -> None:
+        """Rename, in place of what has the new name."""
+        os.rename(name, new_name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
 
     def rename_new(self, name: bytes, from_fd: int, new_name: bytes, to_fd: int) -> None:
         """Rename, unless the new name is taken: renameat2(2) with RENAME_NOREPLACE.
@@ -77,6 +89,20 @@ class Disk:
         if renameat2(from_fd, name, to_fd, new_name, _RENAME_NOREPLACE) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), new_name)
+
+
+def heir(directory: int | Path) -> tuple[int, int] | None:
+    """User and group to whom root gives what it makes in a directory: those who have the directory.
+
+    The operator's command may run as root in a store that the daemon, another user, has to write to.
+
+    :param directory: open, or its path.
+    :return: ``None`` where that is no question.
+    """
+    if os.geteuid() != 0:
+        return None
+    status = os.stat(directory)
+    return None if status.st_uid == 0 else (status.st_uid, status.st_gid)
 
 
 def move_new(disk: Disk, name: bytes, from_fd: int, new_name: bytes, to_fd: int) -> None:

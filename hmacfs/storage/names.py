@@ -32,32 +32,46 @@ _CONTROLS: Final = bytes(range(0x20)) + b"\x7f"
 
 
 def _refused(detail: str) -> Refused:
+    """Somebody tries to get out of the store, or into our own part of it."""
     return Refused(400, "bad-path", detail)
 
 
-def _check_segment(segment: bytes) -> None:
-    if segment in (b"", b".", b".."):
-        raise _refused("The path has an empty segment, or one that is a dot or two dots.")
+def bad_name(detail: str) -> Refused:
+    """What may happen to anybody: there can be no file of such a name."""
+    return Refused(400, "bad-name", detail)
+
+
+def _check_hostile(segment: bytes) -> None:
+    if segment in (b".", b".."):
+        raise _refused("The path has a segment that is a dot or two dots.")
     if b"/" in segment:
         raise _refused("The path has an encoded slash (%2F) inside a segment.")
     if segment.translate(None, _CONTROLS) != segment:
         raise _refused("The path has a control character in it.")
+
+
+def _check_possible(segment: bytes) -> None:
+    if not segment:
+        raise bad_name("The path has an empty segment.")
     if len(segment) > MAX_SEGMENT_BYTES:
-        raise _refused(f"A segment of the path is longer than {MAX_SEGMENT_BYTES} bytes.")
+        raise bad_name(f"A segment of the path is longer than {MAX_SEGMENT_BYTES} bytes.")
 
 
 def _check_segments(_instance: SlotPath, _attribute: object, segments: tuple[bytes, ...]) -> None:
-    if not segments:
-        raise _refused("The URL names no file.")
-    if len(segments) > MAX_SEGMENTS:
-        raise _refused(f"The path has more than {MAX_SEGMENTS} segments.")
+    # What is hostile first: nobody is to hide it behind what may happen to anybody.
     for segment in segments:
-        _check_segment(segment)
-    if sum(map(len, segments)) + len(segments) - 1 > MAX_PATH_BYTES:
-        raise _refused(f"The path is longer than {MAX_PATH_BYTES} bytes.")
+        _check_hostile(segment)
     # Some file systems take upper and lower case for the same.
-    if segments[0].lower() == OWN_DIRECTORY:
+    if segments and segments[0].lower() == OWN_DIRECTORY:
         raise _refused("The path is reserved.")
+    if not segments:
+        raise bad_name("The URL names no file.")
+    if len(segments) > MAX_SEGMENTS:
+        raise bad_name(f"The path has more than {MAX_SEGMENTS} segments.")
+    for segment in segments:
+        _check_possible(segment)
+    if sum(map(len, segments)) + len(segments) - 1 > MAX_PATH_BYTES:
+        raise bad_name(f"The path is longer than {MAX_PATH_BYTES} bytes.")
 
 
 @frozen
@@ -69,9 +83,10 @@ class SlotPath:
     unsafe: the constructor checks as :meth:`from_url` does.
 
     :ivar segments: at least one; percent-decoded.
-    :raises Refused: 400 ``bad-path`` for no segment at all or more than :data:`MAX_SEGMENTS`; for a segment that is
-        empty, ``.`` or ``..``, holds a slash or a control character (C0 or DEL), or is longer than
-        :data:`MAX_SEGMENT_BYTES`; for a path longer than :data:`MAX_PATH_BYTES`; for anything below ``.hmacfs``.
+    :raises Refused: 400 ``bad-path`` for a segment that is ``.`` or ``..``, or holds a slash or a control character (C0
+        or DEL), and for anything below ``.hmacfs``. 400 ``bad-name``, which isn't held against anybody, for no segment
+        at all or more than :data:`MAX_SEGMENTS`; for a segment that is empty, or longer than
+        :data:`MAX_SEGMENT_BYTES`; for a path longer than :data:`MAX_PATH_BYTES`.
     """
 
     segments: tuple[bytes, ...] = field(validator=_check_segments)
@@ -83,7 +98,7 @@ class SlotPath:
         Decodes exactly once; a ``%`` that two hexadecimal digits don't follow stays as it is, and so does a ``+``.
 
         :param raw_segments: of the URL's path below ``UploadSubDir``, still percent-encoded.
-        :raises Refused: 400 ``bad-path``; see the class.
+        :raises Refused: 400; see the class.
         """
         return cls(tuple(map(unquote_to_bytes, raw_segments)))
 
@@ -91,7 +106,7 @@ class SlotPath:
     def from_encoded(cls, encoded: bytes) -> SlotPath:
         """Take a path from :attr:`encoded`, from a state store, an index or a tree that was there before us.
 
-        :raises Refused: 400 ``bad-path``; see the class.
+        :raises Refused: 400; see the class.
         """
         return cls(tuple(encoded.split(b"/")))
 

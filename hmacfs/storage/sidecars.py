@@ -10,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from hmacfs.errors import Refused
 from hmacfs.storage.disk import Disk
 from hmacfs.storage.names import SlotPath
 
@@ -51,7 +54,7 @@ class Sidecars:
             os.close(fd)
 
     def write(self, path: SlotPath, status: os.stat_result, encoded: bytes) -> None:
-        """Store a file's facts, durably; before the file is published. Blocks.
+        """Store a file's facts, durably, in place of those it had; before the file is published. Blocks.
 
         The path stands in the second line, for those who look after files that were deleted behind our back.
 
@@ -61,20 +64,79 @@ class Sidecars:
         with contextlib.ExitStack() as stack:
             meta_fd = self._directory(stack, _DIRECTORY, self._own_fd)
             shelf_fd = self._directory(stack, shelf, meta_fd)
-            fd = self._disk.create(name, shelf_fd, os.O_WRONLY | os.O_TRUNC)
+            new = name + b"." + secrets.token_hex(8).encode("ascii")
+            fd = self._disk.create(new, shelf_fd, os.O_WRONLY | os.O_EXCL)
             stack.callback(os.close, fd)
             try:
                 self._fill(fd, encoded + b"\n" + path.url.encode("ascii") + b"\n")
-                for each in (fd, shelf_fd, meta_fd, self._own_fd):
-                    self._disk.sync(each)
+                self._disk.sync(fd)
+                self._disk.rename(new, shelf_fd, name, shelf_fd)
             except OSError:
-                self._disk.unlink(name, shelf_fd)
+                self._disk.unlink(new, shelf_fd)
                 raise
+            for each in (shelf_fd, meta_fd, self._own_fd):
+                self._disk.sync(each)
 
     def remove(self, path: SlotPath, status: os.stat_result) -> None:
         """Remove what :meth:`write` wrote, if it is there. Blocks."""
         with contextlib.suppress(FileNotFoundError):
             self._disk.unlink(b"/".join((_DIRECTORY, *_place(path, status))), self._own_fd)
+
+    def sweep(
+        self, status_of: Callable[[SlotPath], os.stat_result | None], older_than_s: float, now: float
+    ) -> Iterator[bool]:
+        """Remove the sidecars of files that are gone or have changed, and halves that a crash has left. Blocks.
+
+        :param status_of: what lstat says of the regular file at a path; ``None`` where there is none.
+        :param older_than_s: spares those that were written since: their files may be about to be published.
+        :param now: in seconds since the epoch.
+        :return: for each sidecar whether it was removed, one at a time, so that the caller may pause.
+        """
+        for shelf in self._names(_DIRECTORY):
+            for name in self._names(_DIRECTORY + b"/" + shelf):
+                yield self._sweep_one(shelf, name, status_of, now - older_than_s)
+
+    def _names(self, directory: bytes) -> list[bytes]:
+        try:
+            fd = os.open(directory, _DIRECTORY_FLAGS, dir_fd=self._own_fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        try:
+            return [os.fsencode(name) for name in os.listdir(fd)]
+        finally:
+            os.close(fd)
+
+    def _sweep_one(
+        self, shelf: bytes, name: bytes, status_of: Callable[[SlotPath], os.stat_result | None], before: float
+    ) -> bool:
+        place = b"/".join((_DIRECTORY, shelf, name))
+        try:
+            if self._is_needed(place, shelf, name, status_of, before):
+                return False
+            self._disk.unlink(place, self._own_fd)
+        except OSError:
+            # What can't be read now may well be needed.
+            return False
+        return True
+
+    def _is_needed(
+        self,
+        place: bytes,
+        shelf: bytes,
+        name: bytes,
+        status_of: Callable[[SlotPath], os.stat_result | None],
+        before: float,
+    ) -> bool:
+        fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._own_fd)
+        try:
+            if os.fstat(fd).st_mtime >= before:
+                return True
+            content = os.read(fd, _MAX_BYTES)
+        finally:
+            os.close(fd)
+        path = _path_in(content)
+        status = None if path is None else status_of(path)
+        return path is not None and status is not None and _place(path, status) == (shelf, name)
 
     def _directory(self, stack: contextlib.ExitStack, name: bytes, parent_fd: int) -> int:
         with contextlib.suppress(FileExistsError):
@@ -87,6 +149,15 @@ class Sidecars:
         offset = 0
         while offset < len(content):
             offset += self._disk.write(fd, memoryview(content)[offset:], offset)
+
+
+def _path_in(content: bytes) -> SlotPath | None:
+    """The path that :meth:`Sidecars.write` has written into the second line."""
+    lines = content.split(b"\n")
+    try:
+        return SlotPath.from_url(lines[1].split(b"/"))
+    except (IndexError, Refused):
+        return None
 
 
 def _place(path: SlotPath, status: os.stat_result) -> tuple[bytes, bytes]:

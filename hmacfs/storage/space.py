@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from hmacfs.errors import Refused
 
@@ -48,6 +49,8 @@ class Reservations:
     :ivar promised_bytes: reserved and not yet written.
     """
 
+    _log = Logger()
+
     def __init__(self, free_bytes: Callable[[], int], min_free_bytes: int, clock: IReactorTime) -> None:
         self._free_bytes = free_bytes
         self._min_free_bytes = min_free_bytes
@@ -64,6 +67,11 @@ class Reservations:
         :raises OSError: when the file system doesn't say.
         """
         if size_bytes > self._available_bytes():
+            self._log.error(
+                "no room for an upload: it would leave less than MinFreeSpace. Free are {free} bytes",
+                free=self._seen_free_bytes,
+                seldom="MinFreeSpace",
+            )
             raise Refused(
                 507,
                 "no-space",

@@ -5,6 +5,7 @@
     <StoreDir>/<path>               the files, as their URLs name them
     <StoreDir>/.hmacfs/parts/       what has arrived of unfinished uploads
     <StoreDir>/.hmacfs/meta/        facts, where the file system has no extended attributes
+    <StoreDir>/.hmacfs/going/       files that are just being deleted
 
 A file appears under its own name at once and whole, with its facts, and never in place of another one.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -24,14 +26,25 @@ from typing import Final
 from attrs import frozen
 
 from hmacfs.errors import StartError
-from hmacfs.storage.attributes import attach, attached
-from hmacfs.storage.disk import Disk, move_new
+from hmacfs.storage.attributes import attach, attached, detach
+from hmacfs.storage.disk import Disk, heir, move_new
 from hmacfs.storage.facts import ATTRIBUTE as FACTS_ATTRIBUTE
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.names import OWN_DIRECTORY, SlotPath
 from hmacfs.storage.parts import Part, Parts, Swept
+from hmacfs.storage.place import DIRECTORY, GOING, PARTS, Place, StoreGone, open_own
 from hmacfs.storage.sidecars import Sidecars
-from hmacfs.storage.tree import BAD_NAME, DIRECTORY_MODE, IN_THE_WAY, Branch, PathConflict, Tree, Usage, readable
+from hmacfs.storage.tree import (
+    BAD_NAME,
+    DIRECTORY_MODE,
+    IN_THE_WAY,
+    Branch,
+    Identity,
+    PathConflict,
+    Stamp,
+    Tree,
+    readable,
+)
 
 #: Of published files, whatever the umask: the group is for a web server that reads the tree.
 FILE_MODE: Final = 0o640
@@ -39,10 +52,6 @@ FILE_MODE: Final = 0o640
 #: How often directories may be pruned under a file that is just being published.
 PUBLISH_TRIES: Final = 16
 
-_PARTS: Final = b"parts"
-_OWN_MODE: Final = 0o700
-
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO would be waited on for a writer.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -71,6 +80,19 @@ class StoredFile:
     mtime_ns: int
     inode: int
     facts: Facts
+
+
+@frozen
+class Removed:
+    """A file that was deleted.
+
+    :ivar size: in bytes.
+    :ivar freed: how many of them the disk has back, once nobody reads the file any more: none, where it has another
+        name (a hard link).
+    """
+
+    size: int
+    freed: int
 
 
 @frozen
@@ -112,6 +134,7 @@ class Store:
         self._root_fd = root_fd
         self._own_fd = own_fd
         self._parts_fd = parts_fd
+        self._place = Place(disk, root, root_fd, own_fd, parts_fd)
         self._tree = Tree(disk, root_fd, os.fstat(own_fd))
         self._parts = Parts(disk, parts_fd)
         self._sidecars = Sidecars(disk, own_fd)
@@ -135,10 +158,11 @@ class Store:
         with contextlib.ExitStack() as opened, _start_errors(path):
             root_fd = _open_root(path, disk)
             opened.callback(os.close, root_fd)
-            own_fd = _open_own(disk, OWN_DIRECTORY, root_fd)
+            own_fd = open_own(disk, OWN_DIRECTORY, root_fd)
             opened.callback(os.close, own_fd)
-            parts_fd = _open_own(disk, _PARTS, own_fd)
+            parts_fd = open_own(disk, PARTS, own_fd)
             opened.callback(os.close, parts_fd)
+            os.close(open_own(disk, GOING, own_fd))
             store = cls(path, root_fd, own_fd, parts_fd, disk)
             store._probe_tolerantly()
             opened.pop_all()
@@ -149,6 +173,21 @@ class Store:
         for fd in (self._parts_fd, self._own_fd, self._root_fd):
             os.close(fd)
 
+    def look(self, key: bytes) -> bool:
+        """See whether files can be stored, and take the store up again if it is back in its place. In a thread.
+
+        :param key: the store's (:func:`hmacfs.uploads.identity.server_key`), by which it is known again.
+        :return: whether it was taken up again.
+        :raises StoreGone: ``StoreDir`` isn't the store any more.
+        :raises OSError: EROFS when the file system has become read-only.
+        """
+        anew = self._place.take_up(key)
+        if anew:
+            self._tree.know_own(os.fstat(self._own_fd))
+        if os.fstatvfs(self._parts_fd).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return anew
+
     def begin(self, name: str) -> Part:
         """Begin a part file, mode 0600. On the reactor: a journal makes it take up to a millisecond, no fsync is in it.
 
@@ -158,7 +197,9 @@ class Store:
 
         :param name: new in the store: letters, digits, ``.``, ``_`` and ``-``.
         :raises FileExistsError: when there is such a part.
+        :raises StoreGone: when ``StoreDir`` isn't the store any more.
         """
+        self._place.check()
         return self._parts.begin(name)
 
     def reopen(self, name: str) -> Part:
@@ -168,7 +209,9 @@ class Store:
 
         :raises FileNotFoundError: when it is gone, or published.
         :raises PartBusy: when somebody, here or in another process, has it open.
+        :raises StoreGone: as :meth:`begin`.
         """
+        self._place.check()
         return self._parts.reopen(name)
 
     def part_note(self, name: str) -> bytes | None:
@@ -192,8 +235,10 @@ class Store:
         :param mode: of the file, whatever the umask.
         :raises AlreadyStored: when there is another file of that path.
         :raises PathConflict: when there is something else.
+        :raises StoreGone: when ``StoreDir`` isn't the store any more.
         :raises Refused: 400 when the file system can't have such a name.
         """
+        self._check_held(part)
         encoded = facts.encode()
         # It says how to go on with the upload, which is nobody's business who gets at the file.
         part.drop_note()
@@ -204,24 +249,34 @@ class Store:
         if not in_file:
             self._sidecars.write(path, status, encoded)
         try:
-            self._place(part, path, status)
+            self._put(part, path, status)
         except BaseException:
             if not in_file and not self._may_be_visible(path, status):
                 self._sidecars.remove(path, status)
             raise
+        # Whether it is there for others, too.
+        self._place.check()
         # What is stored is stored: the second name, if it stays, goes with the next sweep.
         with contextlib.suppress(OSError):
             part.discard()
         return StoredFile(status.st_size, status.st_mtime_ns, status.st_ino, facts)
 
-    def _place(self, part: Part, path: SlotPath, status: os.stat_result) -> None:
+    def _check_held(self, part: Part) -> None:
+        """See that the part is the store's: in a copy that has taken the store's place there may be another of its name."""
+        self._place.check()
+        with contextlib.suppress(FileNotFoundError):
+            named = os.stat(part.name, dir_fd=self._parts_fd, follow_symlinks=False)
+            if not os.path.samestat(named, os.fstat(part.fd)):
+                raise StoreGone(self.root, "it was replaced by a copy while a file was on its way")
+
+    def _put(self, part: Part, path: SlotPath, status: os.stat_result) -> None:
         for _ in range(PUBLISH_TRIES - 1):
             # A sweep prunes empty directories, maybe the very one that we are about to put the file in.
             with contextlib.suppress(FileNotFoundError):
-                return self._place_once(part, path, status)
-        return self._place_once(part, path, status)
+                return self._put_once(part, path, status)
+        return self._put_once(part, path, status)
 
-    def _place_once(self, part: Part, path: SlotPath, status: os.stat_result) -> None:
+    def _put_once(self, part: Part, path: SlotPath, status: os.stat_result) -> None:
         with self._tree.grow(path) as branch:
             self._link(part, path, status, branch)
             branch.sync()
@@ -237,6 +292,35 @@ class Store:
                 raise PathConflict(path) from None
             if not os.path.samestat(there, status):
                 raise AlreadyStored(path) from None
+
+    def link_in(self, name: bytes, directory_fd: int, path: SlotPath, facts: Facts) -> StoredFile:
+        """Give a file that lies elsewhere on the same file system a name in the store, too. In a thread.
+
+        As durable as the next sync of the file system makes it: whoever links many syncs once. The file gets the mode,
+        and from root the owner, of all that is in the store.
+
+        :param name: of the file, in the directory *directory_fd*.
+        :raises AlreadyStored: when there is a file of that path.
+        :raises PathConflict: when there is something else.
+        :raises OSError: EXDEV from another file system, EPERM where there are no hard links.
+        """
+        fd = os.open(name, _FILE, dir_fd=directory_fd)
+        try:
+            if not attach(self._disk, fd, FACTS_ATTRIBUTE, facts.encode()):
+                self._sidecars.write(path, os.fstat(fd), facts.encode())
+            owner = heir(self._root_fd)
+            if owner is not None:
+                os.fchown(fd, *owner)
+            self._disk.set_mode(fd, FILE_MODE)
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        with self._tree.grow(path) as branch:
+            try:
+                self._disk.link(name, directory_fd, path.name, branch.leaf_fd)
+            except FileExistsError:
+                raise AlreadyStored(path) from None
+        return StoredFile(status.st_size, status.st_mtime_ns, status.st_ino, facts)
 
     def _may_be_visible(self, path: SlotPath, status: os.stat_result) -> bool:
         try:
@@ -301,6 +385,7 @@ class Store:
 
         :return: whether there is such a file.
         """
+        self._place.check()
         found = self.open_file(path)
         if found is None:
             return False
@@ -314,9 +399,141 @@ class Store:
             found.close()
         return True
 
-    def usage(self) -> Usage:
-        """Count the stored files, without parts and all that is ours. In a thread."""
-        return self._tree.usage()
+    def set_facts(self, path: SlotPath, facts: Facts) -> bool:
+        """Change what is known of a stored file, durably and all at once. In a thread.
+
+        :return: whether there is such a file.
+        """
+        found = self.open_file(path)
+        if found is None:
+            return False
+        try:
+            self._set_facts(found.fd, path, facts.encode())
+        finally:
+            found.close()
+        return True
+
+    def _set_facts(self, fd: int, path: SlotPath, encoded: bytes) -> None:
+        status = os.fstat(fd)
+        if attach(self._disk, fd, FACTS_ATTRIBUTE, encoded):
+            self._disk.sync(fd)
+            self._sidecars.remove(path, status)
+        else:
+            self._sidecars.write(path, status, encoded)
+            # Those in the file, which have no room to grow, would be believed.
+            detach(self._disk, fd, FACTS_ATTRIBUTE)
+
+    def delete(self, path: SlotPath, expected: Identity | None = None) -> Removed | None:
+        """Delete a file, and the directories above it that are empty then. In a thread.
+
+        Whoever has it open goes on reading it. Killed half-way, it has either done nothing, or the file is gone and
+        :meth:`sweep_going` finishes. A power loss within seconds may bring the file back: nothing is synced.
+
+        :param expected: what the caller decided upon. A file that has taken the path since is left alone.
+        :return: ``None`` where there is no such file.
+        :raises StoreGone: as :meth:`begin`.
+        :raises FileExistsError: another file had taken the path at the worst moment, and a third one took it before
+            that could be put back.
+        """
+        self._place.check()
+        with self._deleting() as going_fd:
+            name = secrets.token_hex(16).encode("ascii")
+            status = self._take_away(path, expected, name, going_fd)
+            if status is None:
+                return None
+            self._disk.unlink(name, going_fd)
+        self._sidecars.remove(path, status)
+        self._tree.prune(path)
+        return Removed(status.st_size, status.st_size if status.st_nlink == 1 else 0)
+
+    def _take_away(
+        self, path: SlotPath, expected: Identity | None, name: bytes, going_fd: int
+    ) -> os.stat_result | None:
+        """Move the file to where nobody looks for it, and see then what it was that was moved."""
+
+        def is_meant(status: os.stat_result) -> bool:
+            return stat.S_ISREG(status.st_mode) and expected in (None, Identity.of(status))
+
+        def rename(there: bytes, directory_fd: int) -> bool:
+            meant = is_meant(_stat_last(there, directory_fd))
+            if meant:
+                self._disk.rename(there, directory_fd, name, going_fd)
+            return meant
+
+        try:
+            if not self._tree.reach(path, rename):
+                return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise
+        status = _stat_last(name, going_fd)
+        if not is_meant(status):
+            self._put_back(path, name, going_fd)
+            return None
+        return status
+
+    def _put_back(self, path: SlotPath, name: bytes, going_fd: int) -> None:
+        with self._tree.grow(path) as branch:
+            move_new(self._disk, name, going_fd, path.name, branch.leaf_fd)
+            branch.sync()
+        with contextlib.suppress(FileNotFoundError):
+            self._disk.unlink(name, going_fd)
+
+    @contextlib.contextmanager
+    def _deleting(self, how: int = fcntl.LOCK_SH) -> Iterator[int]:
+        """Where files are that are being deleted, locked: what is in it while nobody has the lock was left by a crash."""
+        going_fd = os.open(GOING, DIRECTORY | os.O_NOFOLLOW, dir_fd=self._own_fd)
+        try:
+            fcntl.flock(going_fd, how)
+            yield going_fd
+        finally:
+            os.close(going_fd)
+
+    def sweep_going(self) -> int:
+        """Finish the deletions that a crash has broken off, unless others are under way. In a thread, or at start.
+
+        :return: how many.
+        """
+        try:
+            with self._deleting(fcntl.LOCK_EX | fcntl.LOCK_NB) as going_fd, os.scandir(going_fd) as entries:
+                names = [os.fsencode(entry.name) for entry in entries]
+                for name in names:
+                    self._disk.unlink(name, going_fd)
+        except BlockingIOError:
+            return 0
+        return len(names)
+
+    def stamp(self, path: SlotPath) -> Stamp | None:
+        """What tells whether anything about a stored file has changed; ``None`` where there is none. On the reactor."""
+        status = self._status(path)
+        return None if status is None else Stamp.of(status)
+
+    def _status(self, path: SlotPath) -> os.stat_result | None:
+        try:
+            status = self._tree.reach(path, _stat_last)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise
+        return status if stat.S_ISREG(status.st_mode) else None
+
+    def walk(self) -> Iterator[tuple[bytes, Stamp]]:
+        """The stored files, without parts and all that is ours: their paths and stamps, in no order. In a thread.
+
+        Other servers' files may have paths that no URL can have. What is published or deleted meanwhile may be there
+        or not.
+        """
+        return self._tree.walk()
+
+    def sweep_sidecars(self, older_than_s: float, now: float) -> Iterator[bool]:
+        """Remove the sidecars of files that were removed or changed behind our back. In a thread, a step at a time.
+
+        :param older_than_s: spares those that were written since so many seconds.
+        :param now: in seconds since the epoch.
+        :return: for each sidecar whether it was removed.
+        """
+        return self._sidecars.sweep(self._status, older_than_s, now)
 
     def free_bytes(self) -> int:
         """What is free on the file system for those who aren't root. On the reactor, but not for every request."""
@@ -371,32 +588,18 @@ def _stat_last(name: bytes, directory_fd: int) -> os.stat_result:
 
 def _open_root(path: Path, disk: Disk) -> int:
     try:
-        return os.open(path, _DIRECTORY)
+        return os.open(path, DIRECTORY)
     except FileNotFoundError:
         parent_fd = _open_root(path.absolute().parent, disk)
     try:
         with contextlib.suppress(FileExistsError):
             disk.make_directory(os.fsencode(path.absolute().name), parent_fd, DIRECTORY_MODE)
-        fd = os.open(path, _DIRECTORY)
+        fd = os.open(path, DIRECTORY)
         disk.set_mode(fd, DIRECTORY_MODE)
         disk.sync(parent_fd)
         return fd
     finally:
         os.close(parent_fd)
-
-
-def _open_own(disk: Disk, name: bytes, parent_fd: int) -> int:
-    """Open one of our own directories, and make it if it isn't there."""
-    with contextlib.suppress(FileExistsError):
-        disk.make_directory(name, parent_fd, _OWN_MODE)
-    fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
-    try:
-        disk.set_mode(fd, _OWN_MODE)
-        disk.sync(parent_fd)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
 
 
 @contextlib.contextmanager

@@ -15,9 +15,8 @@ from typing import Final, TypeVar
 
 from attrs import frozen
 
-from hmacfs.errors import Refused
 from hmacfs.storage.disk import Disk
-from hmacfs.storage.names import SlotPath
+from hmacfs.storage.names import MAX_SEGMENTS, SlotPath, bad_name
 
 T = TypeVar("T")
 
@@ -44,14 +43,37 @@ class PathConflict(Exception):
 
 
 @frozen
-class Usage:
-    """What the stored files amount to.
+class Identity:
+    """What tells a file from another one that takes its path later.
 
-    :ivar size_bytes: their sizes added up, not the blocks that they take.
+    :ivar size: in bytes.
+    :ivar mtime_ns: of its last change, in nanoseconds since the epoch.
     """
 
-    files: int
-    size_bytes: int
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@frozen
+class Stamp:
+    """What changes when anything about a file does.
+
+    :ivar ctime_ns: of the last change of the file, its attributes or its links, in nanoseconds since the epoch.
+    """
+
+    size: int
+    mtime_ns: int
+    inode: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
 
 
 class Tree:
@@ -65,6 +87,10 @@ class Tree:
     def __init__(self, disk: Disk, root_fd: int, own: os.stat_result) -> None:
         self._disk = disk
         self._root_fd = root_fd
+        self.know_own(own)
+
+    def know_own(self, own: os.stat_result) -> None:
+        """From now on ``.hmacfs`` is that directory."""
         self._own = (own.st_dev, own.st_ino)
 
     def reach(self, path: SlotPath, last: Callable[[bytes, int], T]) -> T:
@@ -120,19 +146,32 @@ class Tree:
             if len(branch.fds) == 2:
                 self._refuse_own(fd)
 
-    def usage(self) -> Usage:
-        """Count the stored files. Blocks, for seconds where there are millions."""
-        files = size_bytes = 0
-        for status in self._files(self._root_fd, b"."):
-            files += 1
-            size_bytes += status.st_size
-        return Usage(files, size_bytes)
+    def prune(self, path: SlotPath) -> None:
+        """Remove the directories above *path* that are empty, from the last one upwards. Never the root. Blocks.
 
-    def _files(self, parent_fd: int, name: bytes) -> Iterator[os.stat_result]:
-        """What lstat says of each regular file in a directory and below it.
-
-        What vanishes meanwhile, or can't be read, isn't counted.
+        Who is just putting a file into one of them is told by ENOENT, and makes it anew.
         """
+        above: list[tuple[bytes, int]] = []
+        with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
+            fd = self._root_fd
+            with contextlib.suppress(OSError):
+                for name in path.segments[:-1]:
+                    below = os.open(name, _PASS, dir_fd=fd)
+                    opened.callback(os.close, below)
+                    above.append((name, fd))
+                    fd = below
+            for name, parent_fd in reversed(above):
+                self._disk.remove_directory(name, parent_fd)
+
+    def walk(self) -> Iterator[tuple[bytes, Stamp]]:
+        """The paths of all regular files, and what lstat says of each, in no order. Blocks at each step.
+
+        What vanishes meanwhile, or can't be read, is left out; what is published meanwhile may be. As many directories
+        are open as lie above the file, and no more names are in memory than the kernel hands out at once.
+        """
+        return self._files(self._root_fd, b".", b"")
+
+    def _files(self, parent_fd: int, name: bytes, prefix: bytes) -> Iterator[tuple[bytes, Stamp]]:
         try:
             fd = os.open(name, _OPEN, dir_fd=parent_fd)
         except OSError:
@@ -140,19 +179,25 @@ class Tree:
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
-                    yield from self._files_of(entry, fd)
+                    yield from self._files_of(entry, fd, prefix)
         finally:
             os.close(fd)
 
-    def _files_of(self, entry: os.DirEntry[str], fd: int) -> Iterator[os.stat_result]:
+    def _files_of(self, entry: os.DirEntry[str], fd: int, prefix: bytes) -> Iterator[tuple[bytes, Stamp]]:
         try:
             status = entry.stat(follow_symlinks=False)
         except OSError:
             return
+        name = os.fsencode(entry.name)
         if stat.S_ISREG(status.st_mode):
-            yield status
-        elif stat.S_ISDIR(status.st_mode) and (status.st_dev, status.st_ino) != self._own:
-            yield from self._files(fd, os.fsencode(entry.name))
+            yield prefix + name, Stamp.of(status)
+        elif self._is_walked(status, prefix):
+            yield from self._files(fd, name, prefix + name + b"/")
+
+    def _is_walked(self, status: os.stat_result, prefix: bytes) -> bool:
+        # The limit of depth is the one of paths: nothing further down has a URL.
+        is_ours = (status.st_dev, status.st_ino) == self._own
+        return stat.S_ISDIR(status.st_mode) and not is_ours and prefix.count(b"/") < MAX_SEGMENTS - 1
 
 
 class Branch:
@@ -219,7 +264,7 @@ def readable(path: SlotPath) -> Iterator[None]:
     """Turn what the kernel says of *path* itself into what a client can be told.
 
     :raises PathConflict: when something else is in its way.
-    :raises Refused: 400 ``bad-path`` when the file system can't have such a name.
+    :raises Refused: 400 ``bad-name`` when the file system can't have such a name.
     """
     try:
         yield
@@ -227,5 +272,5 @@ def readable(path: SlotPath) -> Iterator[None]:
         if error.errno in IN_THE_WAY:
             raise PathConflict(path) from error
         if error.errno in BAD_NAME:
-            raise Refused(400, "bad-path", "The server's file system can't store a file of this name.") from error
+            raise bad_name("The server's file system can't store a file of this name.") from error
         raise

@@ -12,7 +12,7 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from hmacfs.errors import Refused
-from hmacfs.net.streaming import BodyTimeout, MalformedBody
+from hmacfs.net.bodies import BodyTimeout, MalformedBody
 
 
 class ContentMismatch(Exception):

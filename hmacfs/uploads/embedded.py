@@ -276,6 +276,7 @@ class EmbeddedUploadState:
         not work over the network; several hosts share a Redis.
     :param clock: the reactor.
     :param ttl_s: ``SessionTTL`` in seconds.
+    :param now: the time in seconds since the epoch.
     """
 
     available = True
@@ -283,11 +284,13 @@ class EmbeddedUploadState:
 
     _log = Logger()
 
-    def __init__(self, path: Path, threads: Threads, clock: IReactorTime, ttl_s: float) -> None:
+    def __init__(
+        self, path: Path, threads: Threads, clock: IReactorTime, ttl_s: float, now: Callable[[], float]
+    ) -> None:
         self._database = Database(path, _SCHEMA, _VERSION)
         self._changes = _Changes(ttl_s)
         self._threads = threads
-        self._clock = clock
+        self._now = now
         self._turn = DeferredLock()
         self._holdings = Holdings()
         self._poll = LoopingCall(self._look_for_wishes)
@@ -316,7 +319,7 @@ class EmbeddedUploadState:
             is_ours, record = outcome
             return self._leased(record, holder) if is_ours else record
 
-        return self._write(partial(self._changes.create, new, holder.name, self._clock.seconds())).addCallback(created)
+        return self._write(partial(self._changes.create, new, holder.name, self._now())).addCallback(created)
 
     def get(self, uid: str) -> Deferred[UploadRecord | None]:
         return self._read(partial(_get, uid))
@@ -328,30 +331,30 @@ class EmbeddedUploadState:
             self._holdings.tell(uid, outcome.record.epoch)
             raise Busy(uid, outcome.holder)
 
-        change = partial(self._changes.acquire, uid, holder.name, steal, attempt, self._clock.seconds())
+        change = partial(self._changes.acquire, uid, holder.name, steal, attempt, self._now())
         return self._write(change).addCallback(acquired)
 
     def commit(self, lease: Lease, offset: int, hash_state: bytes = b"") -> Deferred[None]:
-        return self._under(lease, partial(self._changes.commit, lease, offset, hash_state, self._clock.seconds()))
+        return self._under(lease, partial(self._changes.commit, lease, offset, hash_state, self._now()))
 
     def renew(self, lease: Lease) -> Deferred[None]:
-        return self._under(lease, partial(self._changes.renew, lease, self._clock.seconds()))
+        return self._under(lease, partial(self._changes.renew, lease, self._now()))
 
     def release(self, lease: Lease) -> Deferred[None]:
         self._holdings.drop(lease)
         return self._write(partial(self._changes.release, lease))
 
     def finish(self, lease: Lease, size: int, sha256: bytes | None) -> Deferred[None]:
-        change = partial(self._changes.finish, lease, size, sha256, self._clock.seconds())
+        change = partial(self._changes.finish, lease, size, sha256, self._now())
         return self._under(lease, change).addCallback(self._let_go_of, lease)
 
     def fail(self, lease: Lease, reason: str) -> Deferred[None]:
-        change = partial(self._changes.fail, lease, reason, self._clock.seconds())
+        change = partial(self._changes.fail, lease, reason, self._now())
         return self._under(lease, change).addCallback(self._let_go_of, lease)
 
     def restart(self, lease: Lease, new: NewUpload) -> Deferred[Lease]:
         new = evolve(new, generation=max(new.generation, lease.record.generation + 1))
-        change = partial(self._changes.restart, lease, new, self._clock.seconds())
+        change = partial(self._changes.restart, lease, new, self._now())
         return self._under(lease, change).addCallback(lambda record: evolve(lease, record=record))
 
     def discard(self, lease: Lease) -> Deferred[None]:

@@ -8,6 +8,7 @@ lost begins anew.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Final
 
 from hmacfs.storage.parts import Part
@@ -62,9 +63,17 @@ def decode(encoded: bytes) -> NewUpload | None:
             content_type=str(fields["type"]),
             total=None if fields["total"] is None else int(fields["total"]),
             owner=None if fields["owner"] is None else str(fields["owner"]),
-            file_expires=None if fields["expires"] is None else float(fields["expires"]),
+            file_expires=None if fields["expires"] is None else _time(fields["expires"]),
             offset=int(fields["offset"]),
             generation=int(fields["generation"]),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
+
+
+def _time(value: Any) -> float:
+    seconds = float(value)
+    # NaN and Infinity pass Python's JSON parser, and would make the stored file's facts unreadable.
+    if not math.isfinite(seconds):
+        raise ValueError("no time")
+    return seconds

@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 from attrs import evolve, fields
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -157,15 +157,15 @@ class RedisUploadState:
 
     Use a Redis that does not evict (``maxmemory-policy noeviction``): what it evicts counts as lost.
 
-    :param link: started and stopped with the state.
-    :param clock: the reactor.
+    :param link: started, once this is made, and stopped by whoever made it: others use it, too.
+    :param now: the time in seconds since the epoch.
     :param ttl_s: ``SessionTTL`` in seconds.
     :param prefix: ``RedisPrefix``, which all keys and the channel begin with.
     """
 
-    def __init__(self, link: RedisLink, clock: IReactorTime, ttl_s: float, prefix: str) -> None:
+    def __init__(self, link: RedisLink, now: Callable[[], float], ttl_s: float, prefix: str) -> None:
         self._link = link
-        self._clock = clock
+        self._now = now
         self._ttl_s = ttl_s
         # The number is that of the format: another one doesn't see these keys.
         base = f"{prefix}{{up1}}:"
@@ -185,16 +185,13 @@ class RedisUploadState:
         return self._link.round_trip_s
 
     def start(self) -> Deferred[None]:
-        try:
-            return self._link.start()
-        except ImportError as error:
-            raise StartError("RedisAddr is set, and txredisapi (python3-txredisapi) is not installed.") from error
+        return succeed(None)
 
     def stop(self) -> Deferred[None]:
-        return self._link.stop()
+        return succeed(None)
 
     def create(self, new: NewUpload, holder: Holder) -> Deferred[Lease | UploadRecord]:
-        now = self._clock.seconds()
+        now = self._now()
         record = beginning(new, 1, now, self._ttl_s)
 
         def created(answer: bytes) -> Lease | UploadRecord:
@@ -219,7 +216,7 @@ class RedisUploadState:
         )
 
     def commit(self, lease: Lease, offset: int, hash_state: bytes = b"") -> Deferred[None]:
-        now = self._clock.seconds()
+        now = self._now()
         expires, keep_ms = self._lifetime(lease.record, now)
         changes = _pairs(offset=offset, hash_state=hash_state, modified=now, expires=expires)
         return self._under(lease, scripts.COMMIT, offset, expires, keep_ms, *changes).addCallback(_none)
@@ -232,7 +229,7 @@ class RedisUploadState:
         return self._under(lease, scripts.RELEASE).addCallback(_none)
 
     def finish(self, lease: Lease, size: int, sha256: bytes | None) -> Deferred[None]:
-        now = self._clock.seconds()
+        now = self._now()
         expires, keep_ms = self._lifetime(lease.record, now)
         changes = _pairs(
             status=Status.COMPLETE,
@@ -246,13 +243,13 @@ class RedisUploadState:
         return self._under(lease, scripts.FINISH, size, expires, keep_ms, *changes).addCallback(self._let_go_of, lease)
 
     def fail(self, lease: Lease, reason: str) -> Deferred[None]:
-        now = self._clock.seconds()
+        now = self._now()
         expires, keep_ms = self._lifetime(lease.record, now)
         changes = _pairs(status=Status.FAILED, reason=reason, hash_state=b"", modified=now, expires=expires)
         return self._under(lease, scripts.FAIL, expires, keep_ms, *changes).addCallback(self._let_go_of, lease)
 
     def restart(self, lease: Lease, new: NewUpload) -> Deferred[Lease]:
-        now = self._clock.seconds()
+        now = self._now()
         new = evolve(new, generation=max(new.generation, lease.record.generation + 1))
         record = beginning(new, lease.epoch, now, self._ttl_s)
         return self._under(lease, scripts.RESTART, *self._lifetime(record, now), *_all_pairs(record)).addCallback(

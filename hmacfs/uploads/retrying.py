@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -12,19 +11,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from hmacfs.errors import Refused
+from hmacfs.storage.failures import may_pass
 
 T = TypeVar("T")
 
-#: What may pass by itself: a flaky disk or network file system, a quota that is being raised.
-_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EDQUOT, errno.ETIMEDOUT, errno.EINTR})
-
 #: What the client is told after the last try, in seconds.
 RETRY_AFTER_S = 30
-
-
-def may_pass(error: OSError) -> bool:
-    """Whether *error* is worth another try."""
-    return error.errno in _PASSING
 
 
 def unavailable(detail: str, retry_after_s: int = RETRY_AFTER_S) -> Refused:
@@ -73,6 +65,7 @@ class Retries:
                     attempt=attempt + 1,
                     tries=self.limit + 1,
                     error=error,
+                    seldom=f"{step} {error.errno}",
                 )
             if attempt < self.limit:
                 self.retried(step)

@@ -127,7 +127,13 @@ class Session:
         if lease is not None:
             size = self._upload.total
             assert size is not None
-            await self._quietly(lambda: self._state.finish(lease, size, sha256))
+            await self._quietly(lambda: self._finish(lease, size, sha256))
+
+    async def _finish(self, lease: Lease, size: int, sha256: bytes | None) -> None:
+        if lease.record.generation < self._upload.generation:
+            # Begun anew, perhaps with another size, and over before its first checkpoint.
+            lease = await self._state.restart(lease, self._upload)
+        await self._state.finish(lease, size, sha256)
 
     async def failed(self, reason: str) -> None:
         """The upload can't go on: its bytes go now, and whoever asks is told that they are gone."""

@@ -89,7 +89,7 @@ class TakeUp:
         :param attempt: whether it counts as one more attempt; who only asks how far it is has not tried in vain.
         :param token: the request's session token; another one than the upload's begins a new session.
         :raises Refused: 410 where the request relies on what can't go on, 409 where it brings the rest of another
-            token's upload.
+            token's upload, 400 where it brings a part of a file of another size.
         :raises StateUnavailable: where the request relies on what the store can't be asked.
         """
         lease = await self._lease(fresh.uid, holder, resumes, attempt)
@@ -110,7 +110,14 @@ class TakeUp:
                 if lease is not None:
                     await self._state.release(lease)
                 raise offset_mismatch(0, "The session token isn't that of the upload whose rest this would be.")
-            restart = over is not None or another
+            # Only where the signature leaves the size open. The offset of another file means nothing to this one.
+            resized = upload.total != fresh.total
+            if resized and resumes:
+                if lease is not None:
+                    await self._state.release(lease)
+                detail = f"The upload is of a file of {upload.total} bytes, not of {fresh.total}."
+                raise Refused(400, "bad-range", detail)
+            restart = over is not None or another or resized
             if restart:
                 upload = evolve(fresh, generation=upload.generation + 1)
         await self._threads.run(_cut, part, upload, restart)

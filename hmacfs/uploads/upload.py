@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from hmacfs.errors import Refused
 from hmacfs.net.threads import Threads
+from hmacfs.storage.failures import may_pass
 from hmacfs.storage.parts import Part
 from hmacfs.uploads.beside import Beside, RunningDigests
 from hmacfs.uploads.body import BodyConsumer, ContentMismatch, raise_failure
-from hmacfs.uploads.retrying import Retries, may_pass
+from hmacfs.uploads.retrying import Retries
 
 #: What a crash may cost at most: whichever of the two comes first.
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 CHECKPOINT_S = 1.0
+
+#: So many uploads may have their checkpoint every :data:`CHECKPOINT_S`, and so many checkpoints a second come for their
+#: time alone. Each waits for the disk: a crowd of slow uploads must not keep it from all others.
+TIMELY_CHECKPOINTS = 25
 
 
 class Overlap:
@@ -76,6 +81,21 @@ def common_prefix(one: bytes, other: bytes) -> int:
     return low
 
 
+@define
+class Pace:
+    """How soon each upload has its checkpoint, where many wait for theirs.
+
+    :ivar waiting: how many do.
+    """
+
+    waiting: int = 0
+
+    @property
+    def delay_s(self) -> float:
+        """From now to the checkpoint of one more."""
+        return CHECKPOINT_S * max(1.0, self.waiting / TIMELY_CHECKPOINTS)
+
+
 @frozen
 class Means:
     """What every upload works with.
@@ -83,11 +103,13 @@ class Means:
     :ivar clock: for checkpoints and second tries.
     :ivar threads: for what blocks.
     :ivar retries: for writes that fail for a reason that may pass.
+    :ivar pace: of the checkpoints of all uploads together.
     """
 
     clock: IReactorTime
     threads: Threads
     retries: Retries
+    pace: Pace = field(factory=Pace)
 
 
 class Upload(BodyConsumer):
@@ -102,7 +124,7 @@ class Upload(BodyConsumer):
     :param body_algorithms: of the digests of the body alone.
     :param restart: see :class:`Overlap`.
     :param checkpoint: makes what has been written durable and known; called every :data:`CHECKPOINT_BYTES` or
-        :data:`CHECKPOINT_S`, one call at a time. When it raises, the body is stopped with that.
+        :data:`CHECKPOINT_S`, or later (:class:`Pace`), one call at a time. When it raises, the body is stopped with that.
     """
 
     def __init__(
@@ -189,9 +211,7 @@ class Upload(BodyConsumer):
     async def _settle(self) -> None:
         # What could not be written yet will not be: the part is somebody else's from now on.
         self._held.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if self._overlap is not None and self._overlap.failure is None:
             try:
                 await self._overlap.drained()
@@ -242,17 +262,23 @@ class Upload(BodyConsumer):
         if self._part.size - self._checkpointed >= CHECKPOINT_BYTES:
             self._begin_checkpoint()
         elif self._timer is None:
-            self._timer = self._means.clock.callLater(CHECKPOINT_S, self._checkpoint_due)
+            self._timer = self._means.clock.callLater(self._means.pace.delay_s, self._checkpoint_due)
+            self._means.pace.waiting += 1
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._means.pace.waiting -= 1
 
     def _checkpoint_due(self) -> None:
         self._timer = None
+        self._means.pace.waiting -= 1
         if self._checkpointing is None:
             self._begin_checkpoint()
 
     def _begin_checkpoint(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         self._checkpointed = self._part.size
         running: Deferred[None] = Deferred.fromCoroutine(self._run_checkpoint())
         if not running.called:

@@ -7,7 +7,6 @@ that is stored is ever overwritten.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 
 from attrs import frozen
@@ -20,8 +19,10 @@ from hmacfs.access.slot import Slot
 from hmacfs.errors import Refused
 from hmacfs.metrics import Metrics
 from hmacfs.storage.facts import Facts
+from hmacfs.storage.failures import is_no_room, storage_refusal
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.parts import Part, PartBusy
+from hmacfs.storage.quotas import Quotas
 from hmacfs.storage.space import Reservation, Reservations
 from hmacfs.storage.store import AlreadyStored, OpenFile, Store, StoredFile
 from hmacfs.storage.tree import PathConflict
@@ -41,8 +42,6 @@ from hmacfs.uploads.upload import Means, Upload
 
 #: Between two tries to get the part of another process, in seconds.
 _POLL_S = 0.1
-
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @frozen
@@ -85,7 +84,7 @@ class Uploads:
     :param hash_all: whether every file is hashed, or only those of which a request states a digest.
     :param max_attempts: how often an upload may be taken up in a row without one new durable byte.
     :param session_ttl_s: how long an unfinished upload can be resumed after its last byte.
-    :param published: called with each file that is stored.
+    :param published: called with the path of each file that is stored, and the file.
     """
 
     _log = Logger()
@@ -98,18 +97,20 @@ class Uploads:
         means: Means,
         *,
         reservations: Reservations,
+        quotas: Quotas,
         now: Callable[[], float],
         hash_all: bool,
         max_attempts: int,
         session_ttl_s: float,
         metrics: Metrics,
-        published: Callable[[StoredFile], None],
+        published: Callable[[SlotPath, StoredFile], None],
     ) -> None:
         self._store = store
         self._state = state
         self._key = key
         self._means = means
         self._reservations = reservations
+        self._quotas = quotas
         self._now = now
         self._hash_all = hash_all
         self._max_attempts = max_attempts
@@ -146,10 +147,6 @@ class Uploads:
             return await self._receive(turn, slot, total, asked, body, named)
         except StateUnavailable as away:
             raise _away(away) from None
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise self._no_room(error) from error
-            raise
         finally:
             turn.end()
 
@@ -262,6 +259,24 @@ class Uploads:
     # A file that isn't stored yet
 
     async def _receive(
+        self,
+        turn: Turn,
+        slot: Slot,
+        total: int,
+        asked: UploadRequest,
+        body: IBodyProducer | None,
+        named: Callable[[str], None],
+    ) -> Receipt:
+        charge = await self._quotas.reserve(slot.path, slot.owner, total)
+        try:
+            receipt = await self._receive_within_quota(turn, slot, total, asked, body, named)
+            if receipt.stored is not None:
+                await self._quotas.settle(charge)
+            return receipt
+        finally:
+            charge.release()
+
+    async def _receive_within_quota(
         self,
         turn: Turn,
         slot: Slot,
@@ -465,17 +480,12 @@ class Uploads:
         )
 
     async def _storage_failed(self, session: Session, error: OSError) -> Refused:
-        """What the client is told when the disk doesn't do what it should."""
-        if error.errno in _NO_ROOM:
+        """What the client is told when the disk doesn't do what it should. What is durable is kept, if there is room."""
+        if is_no_room(error):
             await session.discarded()
-            return self._no_room(error)
-        self._log.error("an upload failed in the storage: {error}", error=error)
-        await self._keep(session)
-        return unavailable("The storage failed; what is durable of the upload is kept.")
-
-    def _no_room(self, error: OSError) -> Refused:
-        self._log.error("no room for an upload: {error}", error=error)
-        return Refused(507, "no-space", "The server has run out of room for this file.")
+        else:
+            await self._keep(session)
+        return storage_refusal(error, self._log)
 
     async def _keep(self, session: Session, cut_to: int | None = None) -> None:
         """The body broke off: what has arrived waits for the next request.
@@ -490,7 +500,12 @@ class Uploads:
             if session.part.size:
                 await session.checkpoint()
         except (OSError, Superseded) as error:
-            self._log.warn("an upload that broke off is kept up to byte {at}: {error}", at=session.durable, error=error)
+            self._log.warn(
+                "an upload that broke off is kept up to byte {at}: {error}",
+                at=session.durable,
+                error=error,
+                seldom="kept",
+            )
 
     async def _publish(self, session: Session, slot: Slot, sha256: bytes | None) -> StoredFile:
         upload = session.upload
@@ -523,7 +538,8 @@ class Uploads:
                 await session.discarded()
                 raise _conflict() from None
             return same
-        self._published(stored)
+        self._published(path, stored)
+        self._quotas.published(path)
         return stored
 
     async def _place(self, part: Part, path: SlotPath, facts: Facts) -> StoredFile:
@@ -565,7 +581,7 @@ class Uploads:
     ) -> Receipt:
         """The slot's file is here: the same one is as good as stored just now, any other is refused."""
         try:
-            stored.facts.check_time(self._now())
+            stored.facts.check_served(self._now())
             if total != stored.size:
                 raise _conflict()
             if not _stated_to_be(stored, asked):

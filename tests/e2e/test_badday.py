@@ -1,15 +1,17 @@
-"""Days on which the disk is full, the clock is wrong, and clients don't come back."""
+"""Days on which the disk is full, and clients don't come back."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from tests.e2e.daemon import Daemon, TomlValue, command
-from tests.e2e.processes import PeerTestCase, Process, program, run, wait_until
+from tests.e2e.badday import DiskTestCase
+from tests.e2e.daemon import TomlValue
+from tests.e2e.processes import wait_until
 from tests.e2e.resuming import MIB, OnRedis, ResumeTestCase
-from tests.e2e.wire import Connection
+from tests.e2e.wire import Answer, Connection
 from tests.smalldisk import SmallDisk
 
 if TYPE_CHECKING:
@@ -18,20 +20,17 @@ else:
     _Case = object
 
 
-class FullDiskTests(ResumeTestCase):
+class FullDiskTests(DiskTestCase):
     """The store's file system has no room."""
 
     needs: ClassVar[tuple[str, ...]] = ("small disk",)
     size_bytes = 12 * MIB
 
-    def setUp(self) -> None:
-        self.disk = SmallDisk()
-        self.addCleanup(self.disk.close)
-        super().setUp()
-        self.daemon.store = self.disk.path / "store"
-
-    def keys(self) -> dict[str, TomlValue]:
-        return {"StoreDir": str(self.disk.path / "store"), "MinFreeSpace": 0}
+    def assert_no_space(self, answer: Answer, line: str) -> None:
+        """507, and when to come back; a line in the log, once; and the metric."""
+        self.assert_come_back(answer, 507, "no-space")
+        self.assert_said_once(f"error: no room for an upload: {line}")
+        self.assertGreater(self.refused("no-space"), 0)
 
     def test_refused_before_the_body(self) -> None:
         """What would leave less than ``MinFreeSpace`` is not asked for; what wouldn't is stored."""
@@ -41,21 +40,17 @@ class FullDiskTests(ResumeTestCase):
         )
         self.daemon.restart()
         filler = self.disk.fill(leave_bytes=8 * MIB + self.size_bytes // 2)
-        with Connection(self.daemon.port) as connection:
-            connection.send_head("PUT", self.client.target, {"Expect": "100-continue"}, self.size_bytes)
-            answer = connection.answer("PUT")
-        self.assertEqual((answer.status, answer.interim), (507, ()))
-        self.assertGreater(int(answer.header("Retry-After") or ""), 0)
+        for _ in range(3):
+            with Connection(self.daemon.port) as connection:
+                connection.send_head("PUT", self.client.target, {"Expect": "100-continue"}, self.size_bytes)
+                answer = connection.answer("PUT")
+            self.assertEqual(answer.interim, ())
+            self.assert_no_space(answer, "it would leave less than MinFreeSpace")
+        self.assertEqual(self.refused("no-space"), 3)
         small = self.make_client(MIB, path="slot/small")
         self.assertEqual(small.put().status, 201)
         filler.unlink()
-        self.becomes_possible()
-
-    def becomes_possible(self) -> None:
-        """Wait until the server has seen that there is room, and use it."""
-        wait_until(lambda: self.client.put().status == 201, "the server sees the room")
-        self.assertTrue(self.client.get().body == self.client.content)
-        self.assertEqual(self.daemon.parts(), [])
+        self.recovers()
 
     def test_runs_full(self) -> None:
         """Somebody else has used the room meanwhile: 507, nothing is left over, and what is stored is served."""
@@ -65,12 +60,12 @@ class FullDiskTests(ResumeTestCase):
             self.arrived(6 * MIB)
             filler = self.disk.fill(leave_bytes=MIB)
             connection.send_while_wanted([self.client.content[6 * MIB :]])
-            self.assertEqual(connection.answer("PUT").status, 507)
+            self.assert_no_space(connection.answer("PUT"), "No space left on device")
         self.assertEqual((self.daemon.files(), self.daemon.parts()), (["slot/stored"], []))
         self.assertTrue(stored.get().body == stored.content)
         self.assertEqual(self.client.get().status, 404)
         filler.unlink()
-        self.becomes_possible()
+        self.recovers()
 
     def test_resumed_upload_waits(self) -> None:
         """The rest doesn't fit: it is not asked for, and what is here stays until it does."""
@@ -95,99 +90,42 @@ class FullDiskTests(ResumeTestCase):
         self.assertTrue(stored.get().body == stored.content)
         self.assertEqual(self.client.put().status, 507)
         filler.unlink()
-        self.becomes_possible()
+        self.recovers()
 
 
-class ClockedDaemon(Daemon):
-    """A server that sees another time than everybody else."""
+class InodesTests(DiskTestCase):
+    """There is room, but not for one name more."""
 
-    def __init__(self, case: PeerTestCase, **keys: TomlValue) -> None:
-        self._shift = case.directory / "shift"
-        self.see("+0s")
-        super().__init__(case, text=None, **keys)
+    needs: ClassVar[tuple[str, ...]] = ("mounting",)
 
-    def see(self, shift: str) -> None:
-        """From now on it is that much later, or earlier, as libfaketime writes it."""
-        temporary = self._shift.with_suffix(".new")
-        temporary.write_text(f"{shift}\n", encoding="ascii")
-        temporary.replace(self._shift)
+    def make_disk(self) -> SmallDisk:
+        return SmallDisk(inodes=200)
 
-    def spawn(self) -> None:
-        argv = [*command("twistd"), "-n", "--pidfile=", "hmacfs", "-c", str(self.config)]
-        env = {
-            "LD_PRELOAD": library(),
-            "FAKETIME_TIMESTAMP_FILE": str(self._shift),
-            "FAKETIME_NO_CACHE": "1",
-            # As when somebody sets a clock: only that one, and not the times that files have already.
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "NO_FAKE_STAT": "1",
-        }
-        self.process = self._case.started(Process("hmacfs", argv, cwd=self.directory, env=env))
+    def test_before(self) -> None:
+        """507 as for a full disk, before the body; what is stored is served."""
+        stored = self.make_client(path="slot/stored")
+        self.assertEqual(stored.put().status, 201)
+        many = self.disk.use_up_inodes()
+        for _ in range(3):
+            self.assert_come_back(self.client.put(), 507, "no-space")
+        self.assertEqual(self.refused("no-space"), 3)
+        self.assert_said_once("error: no room for an upload: No space left on device")
+        self.assertEqual((self.daemon.files(), self.daemon.parts()), (["slot/stored"], []))
+        self.assertTrue(stored.get().body == stored.content)
+        self.assertIn("No space left", self.failing()["storage"])
+        shutil.rmtree(many)
+        self.recovers()
 
-
-def library() -> str:
-    """The library that the program faketime would have loaded, which knows no file to be steered by."""
-    return run([program("faketime"), "-m", "now", "sh", "-c", "echo $LD_PRELOAD"]).text.strip()
-
-
-class ClockMixin(_Case):
-    """The clock is set back by two days: more than ``SessionTTL``."""
-
-    daemon: ClockedDaemon
-
-    def serve(self, **keys: TomlValue) -> Daemon:
-        return ClockedDaemon(self, **{**self.keys(), **keys}).started()
-
-    def seen(self) -> float:
-        """The time of the server's last line in its log, in seconds since the epoch."""
-        self.daemon.ask("GET", "/upload/what/time")
-        stamp = self.daemon.process.wait_for_line("what/time").split(".")[0]
-        return time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S")) - time.timezone
-
-    def test_set_back(self) -> None:
-        """Uploads under way go on, broken ones can be resumed, before and after a restart; nothing is removed."""
-        broken, restarted = self.make_client(path="slot/broken"), self.make_client(path="slot/restarted")
-        for client, arrived in ((broken, 1_000_000), (restarted, 1_100_000)):
-            self.interrupt(arrived, client=client)
-            self.assertEqual(client.offset(), arrived)
-        with self.client.begin(2_000_000) as connection:
-            self.arrived(2_000_000)
-            self.daemon.see("-2d")
-            connection.send(self.client.content[2_000_000:])
-            self.assertEqual(connection.answer("PUT").status, 201)
-        self.assertLess(self.seen(), time.time() - 86_400)
-        self.assertEqual(broken.offset(), 1_000_000)
-        self.assertEqual(broken.part(1_000_000).status, 201)
-        self.daemon.process.stop()
-        # The janitor comes with the start.
-        self.daemon.restart()
-        self.assertEqual(restarted.offset(), 1_100_000)
-        self.assertEqual(restarted.part(1_100_000).status, 201)
-        for client in (self.client, broken, restarted):
-            self.assertTrue(client.get().body == client.content)
-
-    def test_right_again(self) -> None:
-        """It was an hour behind, and is put right: what broke before that can be resumed."""
-        self.daemon.see("-1h")
-        self.assertLess(self.seen(), time.time() - 3000)
-        self.interrupt(1_000_000)
-        self.assertEqual(self.client.offset(), 1_000_000)
-        self.daemon.see("+0s")
-        self.daemon.process.stop()
-        self.daemon.restart()
-        self.assert_stored(self.client.part(1_000_000))
-
-
-class EmbeddedClockTests(ClockMixin, ResumeTestCase):
-    """Leases and expiries by the clock of the server."""
-
-    needs: ClassVar[tuple[str, ...]] = ("faketime",)
-
-
-class RedisClockTests(OnRedis, ClockMixin, ResumeTestCase):
-    """Expiries by the clock of the server, leases by that of Redis."""
-
-    needs: ClassVar[tuple[str, ...]] = ("faketime", "redis")
+    def test_during(self) -> None:
+        """The body is here, and there is none for its directory: as when the disk runs full."""
+        with self.client.begin(400_000) as connection:
+            self.arrived(400_000)
+            many = self.disk.use_up_inodes()
+            connection.send(self.client.content[400_000:])
+            self.assert_come_back(connection.answer("PUT"), 507, "no-space")
+        self.assertEqual((self.daemon.files(), self.daemon.parts()), ([], []))
+        shutil.rmtree(many)
+        self.recovers()
 
 
 class ForgottenMixin(_Case):

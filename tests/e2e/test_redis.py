@@ -59,8 +59,12 @@ class OutageTests(RedisTestCase):
             self.assertTrue(client.get().body == client.content)
         self.check_told_to_come_back()
         self.assertFalse(self.redis_is_up())
+        self.daemon.process.wait_for_line("warn: Redis at .* is away")
+        there = self.daemon.process.output.count("(commands) is there")
         mend()
         self.resumes_again(self.client, HALF)
+        self.daemon.process.wait_for_line(r"Redis at .* \(commands\) is there", count=there + 1)
+        self.assertNotIn("Traceback", self.daemon.process.output)
         wait_until(self.redis_is_up, "the metrics know it")
         self.assertTrue(self.daemon.process.running)
 
@@ -72,6 +76,8 @@ class OutageTests(RedisTestCase):
             answer = self.hasty(*arguments)
             self.assertEqual((answer.exit_status, answer.status), (0, 503), answer.error)
             self.assertGreater(int(answer.header("Retry-After") or ""), 0)
+        errors = self.daemon.metrics()['hmac_file_server_upload_errors_total{reason="unavailable"}']
+        self.assertGreaterEqual(errors, 1)
 
     def hasty(self, *arguments: str) -> Fetched:
         """curl, for those who have 4 seconds. What is promised is 2, but machines have bad days, too."""

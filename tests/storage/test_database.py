@@ -37,6 +37,7 @@ class DatabaseCase(SynchronousTestCase):
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
         self.path = self.directory / "ours" / "counters.sqlite"
+        self.path.parent.mkdir()
 
     def open(self, busy_timeout_s: float = 5.0) -> Database:
         """As another process would."""
@@ -108,7 +109,6 @@ class FileTests(DatabaseCase):
     def test_made_by_one_at_a_time(self) -> None:
         """While another process makes, checks or replaces the file, one that opens it waits."""
         database = self.open()
-        self.path.parent.mkdir()
         with open(f"{self.path}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             thread = threading.Thread(target=database.read, args=(count,))
@@ -120,22 +120,23 @@ class FileTests(DatabaseCase):
         self.assertEqual(self.path.exists(), True)
 
     def test_nobody_else_may_read_it(self) -> None:
-        """The directory is ours alone, and so is every file that SQLite makes there."""
+        """Every file that SQLite makes is ours alone."""
         self.open().write(count_up)
-        self.assertEqual(stat.S_IMODE(self.path.parent.stat().st_mode), 0o700)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in self.path.parent.iterdir()}
         self.assertIn("counters.sqlite-wal", modes)
         self.assertEqual(set(modes.values()), {0o600})
 
     def test_store_is_not_there(self) -> None:
-        """Where the directory above has gone (a disk that isn't mounted), nothing is made in its place."""
+        """Where the directory has gone (a disk that isn't mounted), nothing is made in its place, before and after."""
         database = self.open()
-        self.directory.rmdir()
+        database.write(count_up)
+        away = self.path.parent.rename(self.directory / "away")
         error = self.assertRaises(DatabaseAway, database.read, count)
         self.assertEqual(error.reason, "store-error")
-        self.assertEqual(self.directory.exists(), False)
-        self.directory.mkdir()
-        self.assertEqual(database.read(count), 0)
+        self.assertRaises(DatabaseAway, self.open().write, count_up)
+        self.assertEqual(self.path.parent.exists(), False)
+        away.rename(self.path.parent)
+        self.assertEqual(database.read(count), 1)
 
     def test_another_format(self) -> None:
         """A file that another version has made is left as it is, and named."""
@@ -181,7 +182,6 @@ class DamageTests(DatabaseCase):
 
     def test_found_at_the_start(self) -> None:
         """A file that isn't a database is moved aside, said so in the log, and begun anew."""
-        self.path.parent.mkdir()
         self.path.write_bytes(b"not a database, but a file that is long enough to be one " * 100)
         with capturedLogs() as events:
             self.assertEqual(self.open().read(count), 0)
@@ -249,7 +249,6 @@ class DamageTests(DatabaseCase):
     def test_one_file_is_kept(self) -> None:
         """However often it happens, no more than one damaged file takes up room."""
         for content in (b"first " * 1000, b"second " * 1000):
-            self.path.parent.mkdir(exist_ok=True)
             self.path.write_bytes(content)
             database = self.open()
             database.read(count)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -77,3 +78,43 @@ class MoveNewTests(SynchronousTestCase):
 
         error = self.assertRaises(OSError, move_new, Poor(), b"part", self.fd, b"final", self.fd)
         self.assertEqual(error.errno, errno.EINVAL)
+
+
+class HeirTests(SynchronousTestCase):
+    """Root, in a directory of somebody else."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+        self.given: list[tuple[int, int]] = []
+        self.patch(os, "geteuid", lambda: 0)
+        self.patch(os, "fchown", lambda _fd, user, group: self.given.append((user, group)))
+        self.patch(os, "chown", lambda _name, user, group, **_: self.given.append((user, group)))
+        self.patch(os, "stat", self.owned_by(1234, 5678))
+
+    def owned_by(self, user: int, group: int) -> Callable[..., os.stat_result]:
+        real = os.stat(self.directory)
+        status = os.stat_result((*real[:4], user, group, *real[6:10]))
+        return lambda *_args, **_named: status
+
+    def make(self) -> None:
+        fd = os.open(self.directory, os.O_RDONLY)
+        self.addCleanup(os.close, fd)
+        os.close(Disk().create(b"file", fd, os.O_WRONLY))
+        Disk().make_directory(b"below", fd, 0o700)
+
+    def test_given_away(self) -> None:
+        """Files and directories belong to whoever has the directory."""
+        self.make()
+        self.assertEqual(self.given, [(1234, 5678)] * 2)
+
+    def test_root_s_own(self) -> None:
+        self.patch(os, "stat", self.owned_by(0, 0))
+        self.make()
+        self.assertEqual(self.given, [])
+
+    def test_everybody_else(self) -> None:
+        """Who isn't root can't give anything away, and doesn't try."""
+        self.patch(os, "geteuid", lambda: 1000)
+        self.make()
+        self.assertEqual(self.given, [])

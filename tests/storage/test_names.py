@@ -41,6 +41,10 @@ class FromUrlTests(SynchronousTestCase):
         refused = self.assertRaises(Refused, SlotPath.from_url, raw_segments)
         self.assertEqual((refused.status, refused.reason), (400, "bad-path"))
 
+    def impossible(self, *raw_segments: bytes) -> None:
+        refused = self.assertRaises(Refused, SlotPath.from_url, raw_segments)
+        self.assertEqual((refused.status, refused.reason), (400, "bad-name"))
+
     def test_segments_are_decoded_and_joined(self) -> None:
         """The signed text is the decoded path without a slash in front."""
         self.assertEqual(self.decoded(b"2f983b3b", b"a%2Bb%20c.txt"), b"2f983b3b/a+b c.txt")
@@ -87,20 +91,20 @@ class FromUrlTests(SynchronousTestCase):
     def test_name_of_255_bytes(self) -> None:
         """What file systems can have at most; one more is refused, whether escaped or not."""
         self.assertEqual(len(self.decoded("é".encode() * 127 + b"x")), 255)
-        self.refused(b"x" * 256)
-        self.refused(b"%c3%a9" * 128)
+        self.impossible(b"x" * 256)
+        self.impossible(b"%c3%a9" * 128)
 
     def test_number_of_segments(self) -> None:
         """Each is a directory to be made: there is an end to it."""
         self.decoded(*[b"x"] * MAX_SEGMENTS)
-        self.refused(*[b"x"] * (MAX_SEGMENTS + 1))
+        self.impossible(*[b"x"] * (MAX_SEGMENTS + 1))
 
     def test_length_of_path(self) -> None:
         """The slashes count."""
         segments = [b"x" * 255] * (MAX_PATH_BYTES // 256)
         self.assertEqual(len(self.decoded(*segments)), MAX_PATH_BYTES - 1)
-        self.refused(*segments, b"")
-        self.refused(*segments, b"x")
+        self.impossible(*segments, b"")
+        self.impossible(*segments, b"x")
 
     def test_traversal(self) -> None:
         """Dots, however they are written, in any place."""
@@ -112,10 +116,10 @@ class FromUrlTests(SynchronousTestCase):
 
     def test_empty(self) -> None:
         """No segment, or an empty one: a double slash, or one at the end."""
-        self.refused()
-        self.refused(b"")
-        self.refused(b"a", b"", b"b")
-        self.refused(b"a", b"")
+        self.impossible()
+        self.impossible(b"")
+        self.impossible(b"a", b"", b"b")
+        self.impossible(b"a", b"")
 
     def test_encoded_slash(self) -> None:
         """``%2F`` would make two segments of one, which not everybody counts alike."""
@@ -127,6 +131,13 @@ class FromUrlTests(SynchronousTestCase):
         for code in (*range(0x20), 0x7F):
             self.refused(b"a%%%02xb" % code)
             self.refused(bytes([code]))
+
+    def test_hostile_first(self) -> None:
+        """Nobody hides what is hostile behind what may happen to anybody."""
+        self.refused(b"x" * 256, b"..")
+        self.refused(b"", b"..", b"x")
+        self.refused(b".hmacfs", b"")
+        self.refused(*[b"x"] * MAX_SEGMENTS, b"a%00b")
 
     def test_own_directory(self) -> None:
         """Nothing in .hmacfs is reachable, on file systems that ignore case either."""

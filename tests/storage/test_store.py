@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +17,8 @@ from hmacfs.errors import StartError
 from hmacfs.storage.disk import Disk
 from hmacfs.storage.facts import ATTRIBUTE, Facts
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.store import AlreadyStored, Store
-from hmacfs.storage.tree import PathConflict
+from hmacfs.storage.store import AlreadyStored, Removed, Store
+from hmacfs.storage.tree import Identity, PathConflict
 from tests.storage.support import FACTS, Crash, ScriptedDisk, StoreTestCase
 from tests.storage.test_names import good_segments
 
@@ -488,7 +491,7 @@ class OpenFileTests(StoreTestCase):
         file = self.root / "slot" / "cat.png"
         file.write_bytes(b"cat")
         os.utime(file, ns=(0, 1_700_000_000_500_000_000))
-        self.assertEqual(self.facts("slot/cat.png"), Facts("image/png", None, None, None, 1_700_000_000.5))
+        self.assertEqual(self.facts("slot/cat.png"), Facts.guessed(b"cat.png", 1_700_000_000.5))
         self.assertEqual(self.get("slot/cat.png"), b"cat")
 
     def test_damaged_facts(self) -> None:
@@ -612,3 +615,225 @@ class FullDiskTests(StoreTestCase):
             while filler.size < 2 * self.size_bytes:
                 filler.write(b"x" * 4096)
         self.assertEqual(self.get("kept", self.open_store(self.disk)), b"kept")
+
+
+class DeleteTests(StoreTestCase):
+    """A file is deleted, and nothing else is."""
+
+    def delete(self, encoded: str, expected: Identity | None = None) -> Removed | None:
+        return self.store.delete(self.path(encoded), expected)
+
+    def identity(self, encoded: str) -> Identity:
+        return Identity.of((self.root / encoded).lstat())
+
+    def test_gone(self) -> None:
+        """The file and the directories that it alone was in; a neighbour keeps his."""
+        self.put("a/b/c/d")
+        self.put("a/e")
+        self.assertEqual(self.delete("a/b/c/d", self.identity("a/b/c/d")), Removed(size=7, freed=7))
+        self.assertEqual(self.tree(), ["a", "a/e"])
+        self.delete("a/e")
+        self.assertEqual((self.tree(), self.own_files("going")), ([], []))
+
+    def test_nothing_there(self) -> None:
+        """No file of that name, none of that directory, or no file at all: nothing is done."""
+        self.put("a/b")
+        (self.root / "link").symlink_to("a/b")
+        (self.root / "dir").symlink_to("a")
+        os.mkfifo(self.root / "fifo")
+        (self.root / "empty").mkdir()
+        before = self.tree()
+        for encoded in ("x", "x/y", "a", "a/b/c", "link", "dir/b", "fifo", "empty"):
+            self.assertIsNone(self.delete(encoded), encoded)
+        self.assertEqual(self.tree(), before)
+
+    def test_name_that_cannot_be(self) -> None:
+        """A file system that refuses the name has no such file."""
+
+        real = os.stat
+
+        def stat(path: bytes, **how: Any) -> os.stat_result:
+            if path == b"x":
+                raise OSError(errno.EILSEQ, "not UTF-8")
+            return real(path, **how)
+
+        self.patch(os, "stat", stat)
+        self.assertIsNone(self.delete("x"))
+
+    def test_root_stays(self) -> None:
+        self.put("a")
+        self.delete("a")
+        self.assertTrue(self.root.is_dir())
+
+    def test_another_file(self) -> None:
+        """What was decided about another file of that path says nothing of this one."""
+        self.put("a/b")
+        expected = self.identity("a/b")
+        for wrong in (evolve(expected, size=8), evolve(expected, mtime_ns=1), evolve(expected, inode=1)):
+            self.assertIsNone(self.delete("a/b", wrong))
+        self.assertEqual(self.get("a/b"), b"content")
+
+    def swap(self, then: Callable[[], object]) -> None:
+        """Do something between the look at the file and its being taken away."""
+
+        def before(method: str) -> None:
+            if method == "rename":
+                self.disk.before = lambda _method: None
+                then()
+
+        self.disk.before = before
+
+    def replace(self, encoded: str) -> None:
+        (self.root / encoded).unlink()
+        self.put(encoded, b"newer", self.open_store())
+
+    def test_replaced_at_that_moment(self) -> None:
+        """The file that has taken the path meanwhile gets it back."""
+        self.put("a/b")
+        expected = self.identity("a/b")
+        self.swap(lambda: self.replace("a/b"))
+        self.assertIsNone(self.delete("a/b", expected))
+        self.assertEqual((self.get("a/b"), self.own_files("going")), (b"newer", []))
+
+    def test_replaced_by_a_link(self) -> None:
+        """A link that has taken the path is put back, and what it points to isn't touched."""
+        self.put("a/b")
+        self.put("other")
+        self.swap(lambda: ((self.root / "a/b").unlink(), (self.root / "a/b").symlink_to("../other")))
+        self.assertIsNone(self.delete("a/b"))
+        self.assertEqual(((self.root / "a/b").is_symlink(), self.get("other")), (True, b"content"))
+
+    def test_put_back_over_nothing(self) -> None:
+        """Where a third file has come meanwhile, it stays, and the caller is told."""
+        self.put("a/b")
+        expected = self.identity("a/b")
+
+        def third(method: str) -> None:
+            if method == "rename":
+                self.disk.after = lambda _method: None
+                self.put("a/b", b"third", self.open_store())
+
+        self.swap(lambda: self.replace("a/b"))
+        self.disk.after = third
+        self.assertRaises(FileExistsError, self.delete, "a/b", expected)
+        self.assertEqual(self.get("a/b"), b"third")
+
+    def test_vanished_at_that_moment(self) -> None:
+        """Another process was faster."""
+        self.put("a/b")
+        other = self.open_store()
+        self.swap(lambda: other.delete(self.path("a/b")))
+        self.assertIsNone(self.delete("a/b"))
+
+    def test_open_download(self) -> None:
+        """Who reads it reads it to its end."""
+        self.put("a/b")
+        found = self.store.open_file(self.path("a/b"))
+        assert found is not None
+        self.delete("a/b")
+        with found.handle as handle:
+            self.assertEqual(handle.read(), b"content")
+
+    def test_other_name(self) -> None:
+        """A hard link, of a deduplicating server or a backup, keeps its file."""
+        self.put("a/b")
+        os.link(self.root / "a/b", self.root / "other")
+        self.assertEqual(self.delete("a/b"), Removed(size=7, freed=0))
+        self.assertEqual(self.get("other"), b"content")
+
+    def test_upload_into_pruned_directory(self) -> None:
+        """An upload that was about to put its file into the directory that is pruned makes it anew."""
+        self.put("a/b/old")
+        other = self.open_store()
+
+        def before(method: str) -> None:
+            if method == "link":
+                self.disk.before = lambda _method: None
+                other.delete(self.path("a/b/old"))
+
+        self.disk.before = before
+        self.put("a/b/new")
+        self.assertEqual(self.tree(), ["a", "a/b", "a/b/new"])
+
+    def test_disk_fails(self) -> None:
+        """An error before the file is taken away leaves it; one after that doesn't bring it back."""
+        self.put("a/b")
+        self.disk.fail("rename", errno.EIO)
+        self.assert_fails_with(errno.EIO, self.delete, "a/b")
+        self.assertEqual(self.get("a/b"), b"content")
+        self.disk.fail("unlink", errno.EIO)
+        self.assert_fails_with(errno.EIO, self.delete, "a/b")
+        self.assertIsNone(self.get("a/b"))
+        self.disk.before = lambda _method: None
+        self.assertEqual(self.store.sweep_going(), 1)
+
+    def test_killed(self) -> None:
+        """At any moment: the file is whole, or gone, and nothing of it is left after the next start."""
+        reached = set()
+        for number in range(8):
+            for after in (False, True):
+                self.put("a/b/c")
+                self.disk.crash(number, after)
+                with contextlib.suppress(Crash):
+                    self.delete("a/b/c")
+                self.disk.before = self.disk.after = lambda _method: None
+                later = self.open_store()
+                later.sweep_going()
+                content = self.get("a/b/c", later)
+                self.assertIn(content, (b"content", None))
+                self.assertEqual(self.own_files("going"), [])
+                reached.add(content)
+                later.delete(self.path("a/b/c"))
+        self.assertEqual(reached, {b"content", None})
+
+    def test_sweep_spares_what_is_under_way(self) -> None:
+        """A file that another process has taken away, and may yet put back, isn't an orphan."""
+        self.put("a/b")
+        other = self.open_store()
+        swept: list[int] = []
+
+        def after(method: str) -> None:
+            if method == "rename":
+                swept.append(other.sweep_going())
+
+        self.disk.after = after
+        self.delete("a/b")
+        self.assertEqual(swept, [0])
+
+    def test_no_descriptor_left(self) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        self.put("a/b")
+        for encoded in ("a/b", "a/b", "x/y"):
+            self.delete(encoded)
+        self.store.sweep_going()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+
+class SetFactsTests(StoreTestCase):
+    """What is known of a stored file changes."""
+
+    def test_changed(self) -> None:
+        """They are the new ones for everybody, and durable."""
+        self.put("a/b")
+        self.disk.calls.clear()
+        other = evolve(FACTS, quarantined="complaint 5")
+        self.assertTrue(self.store.set_facts(self.path("a/b"), other))
+        self.assertEqual(self.facts("a/b", self.open_store()), other)
+        file = str(self.root / "a/b")
+        self.assertEqual(self.disk.calls[1:3], [("set_attribute", file), ("sync", file)])
+        self.assertEqual(self.get("a/b"), b"content")
+
+    def test_no_such_file(self) -> None:
+        """Neither nothing nor a link gets any."""
+        self.put("a")
+        (self.root / "link").symlink_to("a")
+        self.assertFalse(self.store.set_facts(self.path("link"), evolve(FACTS, owner=None)))
+        self.assertFalse(self.store.set_facts(self.path("b"), FACTS))
+        self.assertEqual(self.facts("a"), FACTS)
+
+    def test_file_is_the_same(self) -> None:
+        """Its size, time and inode are: downloads go on, and nobody fetches it anew."""
+        self.put("a")
+        before = Identity.of((self.root / "a").stat())
+        self.store.set_facts(self.path("a"), evolve(FACTS, owner=None))
+        self.assertEqual(Identity.of((self.root / "a").stat()), before)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hmacfs.errors import Refused
 from hmacfs.storage.store import PUBLISH_TRIES, AlreadyStored
-from hmacfs.storage.tree import PathConflict, Usage
+from hmacfs.storage.tree import PathConflict, Stamp
 from tests.storage.support import StoreTestCase
 
 
@@ -87,7 +87,7 @@ class LinkAttackTests(StoreTestCase):
         (self.root / "directory").symlink_to(self.outside)
         (self.root / "file").symlink_to(self.outside / "secret.txt")
         (self.root / "up").symlink_to("..")
-        self.assertEqual(self.store.usage(), Usage(0, 0))
+        self.assertEqual(list(self.store.walk()), [])
 
 
 class InTheWayTests(StoreTestCase):
@@ -126,8 +126,8 @@ class InTheWayTests(StoreTestCase):
         (self.root / "HMACFS~1" / "parts" / "x").write_bytes(b"secret")
         self.assertIsNone(self.get("HMACFS~1/parts/x"))
         self.assertIsNone(self.get("HMACFS~1/parts"))
-        self.assert_conflict("HMACFS~1/parts/y")
-        self.assertEqual(self.store.usage(), Usage(0, 0))
+        self.assertRaises(PathConflict, self.store.check_free, self.path("HMACFS~1/parts/y"))
+        self.assertEqual(list(self.store.walk()), [])
 
     def test_free(self) -> None:
         """Nothing there, whether or not there are directories; and looking makes none."""
@@ -143,7 +143,7 @@ class InTheWayTests(StoreTestCase):
             for method in ("link", "make_directory"):
                 self.disk.fail(method, code)
                 refused = self.assertRaises(Refused, self.put, "a/b")
-                self.assertEqual((refused.status, refused.reason), (400, "bad-path"))
+                self.assertEqual((refused.status, refused.reason), (400, "bad-name"))
         self.assertEqual(self.tree(), [])
         real_open = os.open
 
@@ -260,24 +260,43 @@ class DirectoryTests(StoreTestCase):
             self.assertRaises((AlreadyStored, PathConflict), self.put, encoded)
         self.disk.fail("sync", errno.EIO)
         self.assertRaises(OSError, self.put, "g/h/i")
-        self.store.usage()
+        list(self.store.walk())
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
 
-class UsageTests(StoreTestCase):
-    """How much is stored."""
+class WalkTests(StoreTestCase):
+    """What is stored."""
 
-    def test_counts(self) -> None:
-        """Files and their bytes, at every depth, without what is ours."""
+    def walked(self) -> list[tuple[bytes, int]]:
+        return sorted((path, stamp.size) for path, stamp in self.store.walk())
+
+    def test_depths(self) -> None:
+        """Files at every depth, whatever their names, without what is ours."""
         self.put("top", b"1")
         self.put("a/b/c/d", b"22")
         self.put("a/.hmacfs/e", b"333")
         self.store.begin("part").write(b"unfinished")
         (self.root / os.fsdecode(b"\xff")).write_bytes(b"4444")
-        self.assertEqual(self.store.usage(), Usage(files=4, size_bytes=10))
+        self.assertEqual(self.walked(), [(b"a/.hmacfs/e", 3), (b"a/b/c/d", 2), (b"top", 1), (b"\xff", 4)])
+
+    def test_stamps(self) -> None:
+        """They are those that a look at the one file gives."""
+        self.put("a/b")
+        self.assertEqual(list(self.store.walk()), [(b"a/b", Stamp.of((self.root / "a/b").stat()))])
+        self.assertEqual(self.store.stamp(self.path("a/b")), Stamp.of((self.root / "a/b").stat()))
+        for nothing in ("a", "a/c", "a/b/c"):
+            self.assertIsNone(self.store.stamp(self.path(nothing)))
+
+    def test_deeper_than_any_url(self) -> None:
+        """Nobody can make us climb down for ever."""
+        deepest = self.root.joinpath(*"x" * 31)
+        (deepest / "y").mkdir(parents=True)
+        (deepest / "file").write_bytes(b"1")
+        (deepest / "y" / "file").write_bytes(b"22")
+        self.assertEqual(self.walked(), [(b"x/" * 31 + b"file", 1)])
 
     def test_vanishing(self) -> None:
-        """A tree that changes under the walk is counted as well as can be."""
+        """A tree that changes under the walk is walked as well as can be."""
         self.put("a/b", b"1")
         self.put("c/d", b"22")
         real_open = os.open
@@ -288,4 +307,4 @@ class UsageTests(StoreTestCase):
             return real_open(name, flags, *args, **kwargs)
 
         self.patch(os, "open", gone)
-        self.assertEqual(self.store.usage(), Usage(files=1, size_bytes=2))
+        self.assertEqual(self.walked(), [(b"c/d", 2)])

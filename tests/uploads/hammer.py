@@ -41,7 +41,7 @@ async def hammer(state: EmbeddedUploadState, uid: str, rounds: int) -> int:
 def main(path: str, uid: str, rounds: str) -> None:
     clock = Clock()
     clock.advance(time.time())
-    state = EmbeddedUploadState(Path(path), InlineThreads(), clock, TTL_S)
+    state = EmbeddedUploadState(Path(path), InlineThreads(), clock, TTL_S, clock.seconds)
     outcome: list[object] = []
     Deferred.fromCoroutine(hammer(state, uid, int(rounds))).addBoth(outcome.append)
     sys.stdout.write(f"{outcome[0]}\n")

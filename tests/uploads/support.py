@@ -98,7 +98,9 @@ class UploadTestCase(StoreTestCase):
         super().setUp()
         self.clock = Clock()
         self.clock.advance(NOW)
-        database = EmbeddedUploadState(self.store.own_directory / "state.sqlite", self.threads(), self.clock, TTL_S)
+        database = EmbeddedUploadState(
+            self.store.own_directory / "state.sqlite", self.threads(), self.clock, TTL_S, self.clock.seconds
+        )
         self.addCleanup(database.stop)
         self.switched = SwitchedState(database)
         self.state = cast(IUploadState, self.switched)

@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import Refused
-from hmacfs.net.streaming import BodyTimeout, MalformedBody
+from hmacfs.net.bodies import BodyTimeout, MalformedBody
 from hmacfs.uploads.body import BodyConsumer, Brake
 from tests.uploads.support import Body, begun
 

@@ -42,14 +42,14 @@ class EmbeddedMixin(UploadStateMixin):
         self.clock = Clock()
         self.clock.advance(NOW)
         self.path = Path(self.mktemp()) / ".hmacfs" / "state.sqlite"
-        self.path.parent.parent.mkdir()
+        self.path.parent.mkdir(parents=True)
         self.state = self.make_state(threads)
         self.other = self.make_state(threads)
         self.addCleanup(self.state.stop)
         self.addCleanup(self.other.stop)
 
     def make_state(self, threads: Threads) -> EmbeddedUploadState:
-        return EmbeddedUploadState(self.path, threads, self.clock, TTL_S)
+        return EmbeddedUploadState(self.path, threads, self.clock, TTL_S, self.clock.seconds)
 
     def lapse(self, uid: str) -> None:
         # To the letter: time passes for everybody.
@@ -84,14 +84,14 @@ class EmbeddedCase(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(NOW)
         self.directory = Path(self.mktemp())
-        self.directory.mkdir()
         self.path = self.directory / ".hmacfs" / "state.sqlite"
+        self.path.parent.mkdir(parents=True)
         self.state = self.make_state()
         self.other = self.make_state()
         self.told: list[str] = []
 
     def make_state(self) -> EmbeddedUploadState:
-        state = EmbeddedUploadState(self.path, InlineThreads(), self.clock, TTL_S)
+        state = EmbeddedUploadState(self.path, InlineThreads(), self.clock, TTL_S, self.clock.seconds)
         self.addCleanup(state.stop)
         return state
 
@@ -188,7 +188,7 @@ class TurnTests(EmbeddedCase):
     def test_one_thread_at_a_time(self) -> None:
         """However many calls there are at once, a store takes no more than one thread, and answers in order."""
         threads = CountedThreads()
-        state = EmbeddedUploadState(self.path, threads, self.clock, TTL_S)
+        state = EmbeddedUploadState(self.path, threads, self.clock, TTL_S, self.clock.seconds)
         answered: list[int] = []
         for number in range(3):
             state.get("upload-1").addCallback(lambda _, number=number: answered.append(number))
@@ -279,7 +279,7 @@ class ProcessesTests(SynchronousTestCase):
     def test_no_update_is_lost(self) -> None:
         """Processes that begin and write one upload at once, as fast as they can, lose nothing and see no error."""
         path = Path(self.mktemp()).resolve() / ".hmacfs" / "state.sqlite"
-        path.parent.parent.mkdir()
+        path.parent.mkdir(parents=True)
         rounds = 100
         arguments = [sys.executable, "-m", "tests.uploads.hammer", str(path), "upload-1", str(rounds)]
         processes = [
@@ -290,7 +290,7 @@ class ProcessesTests(SynchronousTestCase):
         self.assertEqual([word for word in said if not word.isdigit()], [])
         clock = Clock()
         clock.advance(NOW)
-        state = EmbeddedUploadState(path, InlineThreads(), clock, TTL_S)
+        state = EmbeddedUploadState(path, InlineThreads(), clock, TTL_S, clock.seconds)
         record = self.successResultOf(state.get("upload-1"))
         self.successResultOf(state.stop())
         assert record is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 
 from attrs import evolve
@@ -67,6 +68,8 @@ class FormTests(SynchronousTestCase):
             {**fields, "offset": None},
             {**fields, "total": "x"},
             {**fields, "expires": []},
+            {**fields, "expires": math.nan},
+            {**fields, "expires": math.inf},
             [fields],
             "x",
             5,

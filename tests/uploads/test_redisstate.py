@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -50,6 +48,7 @@ class RedisCase(AwaitedTestCase):
     def setUp(self) -> object:
         self.clock = Clock()
         self.clock.advance(NOW)
+        self.links: dict[RedisUploadState, RedisLink] = {}
         self.server = self.make_server()
         self.addCleanup(self.server.remove)
         self.address = self.make_address()
@@ -73,9 +72,10 @@ class RedisCase(AwaitedTestCase):
             database=self.database,
             probe_key=f"{PREFIX}probe",
         )
-        state = RedisUploadState(link, self.clock, TTL_S, PREFIX)
-        self.addCleanup(state.stop)
-        await state.start()
+        state = RedisUploadState(link, self.clock.seconds, TTL_S, PREFIX)
+        self.links[state] = link
+        self.addCleanup(link.stop)
+        await link.start()
         return state
 
     async def begin(self, state: RedisUploadState, uid: str = "upload-1") -> Lease:
@@ -444,7 +444,7 @@ class BadDayTests(RedisCase):
             port = reactor.listenUNIX(str(self.server.socket), stub)
             state = await self.start_state()
             self.assertEqual(await self.reason(state.get("upload-1")), reason)
-            await state.stop()
+            await self.links[state].stop()
             await port.stopListening()
 
     async def test_loading(self) -> None:
@@ -477,7 +477,7 @@ class BadDayTests(RedisCase):
         state = await self.start_state()
         self.server.send(signal.SIGSTOP)
         call = state.get("upload-1")
-        await state.stop()
+        await self.links[state].stop()
         self.assertEqual(await self.reason(call), "not-connected")
 
     async def test_keys(self) -> None:
@@ -508,21 +508,11 @@ class EndpointTests(SynchronousTestCase):
             error = self.assertRaises(StartError, redis_endpoint, reactor, address, path)
             self.assertIn(str(path), str(error))
 
-    def test_txredisapi_is_missing(self) -> None:
-        """Without txredisapi the operator reads what to install."""
-        endpoint = redis_endpoint(reactor, RedisAddress("redis.example"), None)
-        state = RedisUploadState(
-            RedisLink(Clock(), endpoint, "redis.example", probe_key="probe"), Clock(), TTL_S, PREFIX
-        )
-        with patch.dict(sys.modules, {"txredisapi": None}):
-            error = self.assertRaises(StartError, state.start)
-        self.assertIn("python3-txredisapi", str(error))
-
     def test_before_the_start(self) -> None:
         """A store that was not started is away, and can be stopped."""
         endpoint = redis_endpoint(reactor, RedisAddress("redis.example"), None)
         state = RedisUploadState(
-            RedisLink(Clock(), endpoint, "redis.example", probe_key="probe"), Clock(), TTL_S, PREFIX
+            RedisLink(Clock(), endpoint, "redis.example", probe_key="probe"), Clock().seconds, TTL_S, PREFIX
         )
         self.failureResultOf(state.get("upload-1"), StateUnavailable)
         self.assertEqual((state.available, state.round_trip_s), (False, None))

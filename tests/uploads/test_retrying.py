@@ -10,7 +10,8 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import Refused
-from hmacfs.uploads.retrying import Retries, may_pass
+from hmacfs.storage.failures import may_pass
+from hmacfs.uploads.retrying import Retries
 from tests.net.wire import Answer
 from tests.uploads.support import begun
 from tests.web.support import PATH, ServerTestCase, request, v

@@ -22,7 +22,15 @@ from hmacfs.storage.parts import Part
 from hmacfs.uploads.body import ContentMismatch
 from hmacfs.uploads.retrying import Retries
 from hmacfs.uploads.session import Superseded
-from hmacfs.uploads.upload import CHECKPOINT_BYTES, CHECKPOINT_S, Means, Upload, common_prefix
+from hmacfs.uploads.upload import (
+    CHECKPOINT_BYTES,
+    CHECKPOINT_S,
+    TIMELY_CHECKPOINTS,
+    Means,
+    Pace,
+    Upload,
+    common_prefix,
+)
 from tests.uploads.support import Body, UploadTestCase, begun
 from tests.uploads.test_beside import HeldThreads
 
@@ -66,6 +74,7 @@ class WritingTestCase(UploadTestCase):
         self.checkpoint_ends: Callable[[], Deferred[None] | None] = lambda: None
         self.retried: list[str] = []
         self.body = Body()
+        self.pace = Pace()
 
     def upload(
         self,
@@ -87,7 +96,8 @@ class WritingTestCase(UploadTestCase):
                 await waiting
 
         usual = {"file_algorithms": frozenset(), "body_algorithms": frozenset(), "arrived": lambda _size: None}
-        means = Means(self.clock, threads or InlineThreads(), Retries(retries, 2.0, self.clock, self.retried.append))
+        retrying = Retries(retries, 2.0, self.clock, self.retried.append)
+        means = Means(self.clock, threads or InlineThreads(), retrying, self.pace)
         restart = part.truncate if restarts else None
         return Upload(part, start, end, means, restart=restart, checkpoint=checkpoint, **{**usual, **settings})
 
@@ -165,6 +175,28 @@ class CheckpointTests(WritingTestCase):
         self.receive(self.part())
         self.clock.pump([CHECKPOINT_S] * 5)
         self.assertEqual(self.checkpoints, [0])
+
+    def test_crowd(self) -> None:
+        """Where many uploads are slow at once, they wait longer for their checkpoints: the disk has others to serve."""
+        self.pace.waiting = 10 * TIMELY_CHECKPOINTS
+        self.receive(self.part())
+        self.body.send(CONTENT[:10])
+        self.clock.advance(9 * CHECKPOINT_S)
+        self.assertEqual(self.checkpoints, [])
+        self.clock.advance(CHECKPOINT_S)
+        self.assertEqual(self.checkpoints, [10])
+
+    def test_who_waits(self) -> None:
+        """Who has had a checkpoint, or has left, isn't counted any more."""
+        result = self.receive(self.part(), 0, CHECKPOINT_BYTES + 10)
+        self.assertEqual(self.pace.waiting, 1)
+        self.body.send(bytes(CHECKPOINT_BYTES))
+        self.assertEqual(self.pace.waiting, 0)
+        self.body.send(b"x")
+        self.assertEqual(self.pace.waiting, 1)
+        self.body.end(ConnectionDone())
+        self.failureResultOf(result, ConnectionDone)
+        self.assertEqual(self.pace.waiting, 0)
 
     def test_size_starts_the_second_anew(self) -> None:
         self.receive(self.part(), 0, CHECKPOINT_BYTES + 10)
