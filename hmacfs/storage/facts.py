@@ -23,6 +23,9 @@ from hmacfs.storage.types import guess_type
 
 ATTRIBUTE: Final = "user.hmacfs.facts"
 
+#: The source of a file that was in the store before us, or was put there behind our back.
+ADOPTED: Final = "adopted"
+
 _VERSION: Final = 1
 
 
@@ -35,6 +38,8 @@ class Facts:
     :ivar owner: bare JID of the uploader, where the signature names one.
     :ivar expires: when the file must be gone, in seconds since the epoch.
     :ivar uploaded: when it was published, in seconds since the epoch.
+    :ivar quarantined: why the file is kept and not served, for the operator's eyes alone; ``None`` if it is served.
+    :ivar source: how the file came here, if not by an upload: :data:`ADOPTED`, ``import ejabberd``, ...
     """
 
     content_type: str
@@ -42,6 +47,8 @@ class Facts:
     owner: str | None
     expires: float | None
     uploaded: float
+    quarantined: str | None = None
+    source: str | None = None
 
     @classmethod
     def guessed(cls, name: bytes, mtime: float) -> Facts:
@@ -50,14 +57,16 @@ class Facts:
         :param name: the last segment of its path.
         :param mtime: in seconds since the epoch.
         """
-        return cls(content_type=guess_type(name), sha256=None, owner=None, expires=None, uploaded=mtime)
+        return cls(guess_type(name), sha256=None, owner=None, expires=None, uploaded=mtime, source=ADOPTED)
 
-    def check_time(self, now: float) -> None:
-        """See that the file's time isn't over, whether or not it has been removed yet.
+    def check_served(self, now: float) -> None:
+        """See that the file may be served: nobody has taken it down, and its time isn't over, removed or not.
 
         :param now: in seconds since the epoch.
-        :raises Refused: 410 ``expired``.
+        :raises Refused: 451 ``quarantined``, 410 ``expired``.
         """
+        if self.quarantined is not None:
+            raise Refused(451, "quarantined", "The operator of this server has taken this file down.")
         if self.expires is not None and self.expires <= now:
             raise Refused(410, "expired", "This file was uploaded for a limited time, which is over.")
 
@@ -70,6 +79,8 @@ class Facts:
             "owner": self.owner,
             "expires": self.expires,
             "uploaded": self.uploaded,
+            "quarantined": self.quarantined,
+            "source": self.source,
         }
         present = {key: value for key, value in fields.items() if value is not None}
         return json.dumps(present, separators=(",", ":")).encode("ascii")
@@ -88,12 +99,15 @@ class Facts:
         if fields["v"] != _VERSION:
             raise ValueError(f"version {fields['v']}")
         sha256, owner, expires = fields.get("sha256"), fields.get("owner"), fields.get("expires")
+        quarantined, source = fields.get("quarantined"), fields.get("source")
         return cls(
             content_type=_text(fields["type"]),
             sha256=None if sha256 is None else _digest(sha256),
             owner=None if owner is None else _text(owner),
             expires=None if expires is None else _time(expires),
             uploaded=_time(fields["uploaded"]),
+            quarantined=None if quarantined is None else _text(quarantined),
+            source=None if source is None else _text(source),
         )
 
 

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from hmacfs.errors import Refused
 from hmacfs.storage.facts import Facts
 from tests.storage.support import FACTS
+
+NOW = 1_796_000_000.0
 
 times = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=30)
@@ -24,6 +28,8 @@ class EncodingTests(SynchronousTestCase):
             owner=st.none() | texts,
             expires=st.none() | times,
             uploaded=times,
+            quarantined=st.none() | texts,
+            source=st.none() | texts,
         )
     )
     def test_round_trip(self, facts: Facts) -> None:
@@ -59,6 +65,8 @@ class EncodingTests(SynchronousTestCase):
             {"expires": float("nan")},
             {"expires": 10**400},
             {"uploaded": None},
+            {"quarantined": True},
+            {"source": ["x"]},
         ]
         for fields in wrong:
             self.assertIsNone(Facts.decode(json.dumps({**good, **fields}).encode()), fields)
@@ -69,7 +77,16 @@ class EncodingTests(SynchronousTestCase):
         """Another release may have noted more."""
         self.assertEqual(Facts.decode(FACTS.encode()[:-1] + b',"colour":"blue"}'), FACTS)
 
+    def test_served(self) -> None:
+        """Until its very second, and not while the operator has taken it down."""
+        facts = Facts("a/b", None, None, NOW, NOW - 9)
+        facts.check_served(NOW - 0.1)
+        refused = self.assertRaises(Refused, facts.check_served, NOW)
+        self.assertEqual((refused.status, refused.reason), (410, "expired"))
+        refused = self.assertRaises(Refused, evolve(facts, quarantined="").check_served, NOW - 1)
+        self.assertEqual((refused.status, refused.reason), (451, "quarantined"))
+
     def test_guessed(self) -> None:
         """A file of another server's has the type that its name says and the time of its last change."""
         facts = Facts.guessed(b"cat.JPG", 17.5)
-        self.assertEqual(facts, Facts("image/jpeg", None, None, None, 17.5))
+        self.assertEqual(facts, Facts("image/jpeg", None, None, None, 17.5, source="adopted"))

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
+from typing import Any
+
+from attrs import evolve
 
 from hmacfs.storage.facts import ATTRIBUTE, Facts
 from hmacfs.storage.store import AlreadyStored
 from hmacfs.storage.tree import PathConflict
-from tests.storage.support import FACTS, StoreTestCase
+from tests.storage.support import FACTS, Crash, StoreTestCase
 
 
-class SidecarTests(StoreTestCase):
-    """Facts on a file system that has no attributes."""
+class NoAttributesCase(StoreTestCase):
+    """On a file system that has no attributes."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -24,6 +29,10 @@ class SidecarTests(StoreTestCase):
                 raise OSError(code, os.strerror(code))
 
         self.disk.before = refuse
+
+
+class SidecarTests(NoAttributesCase):
+    """Facts on a file system that has no attributes."""
 
     def test_noticed_at_start(self) -> None:
         """The store knows which way facts go."""
@@ -62,7 +71,7 @@ class SidecarTests(StoreTestCase):
         self.put("a/b.txt", b"12345")
         (self.root / "a/b.txt").write_bytes(b"54321")
         os.utime(self.root / "a/b.txt", (7.0, 7.0))
-        self.assertEqual(self.facts("a/b.txt"), Facts("text/plain", None, None, None, 7.0))
+        self.assertEqual(self.facts("a/b.txt"), Facts.guessed(b"b.txt", 7.0))
 
     def test_deleted_and_uploaded_anew(self) -> None:
         """Facts are the newest file's."""
@@ -104,8 +113,11 @@ class SidecarTests(StoreTestCase):
         [sidecar] = self.own_files("meta")
         own = self.root / ".hmacfs"
         linked = self.disk.calls.index(("link", str(self.root / "a/b.jpg")))
-        for path in (sidecar, sidecar.parent, own / "meta", own):
-            self.assertIn(("sync", str(path)), self.disk.calls[:linked])
+        renamed = self.disk.calls.index(("rename", str(sidecar)))
+        [written] = [place for call, place in self.disk.calls[:renamed] if call == "create" and "/meta/" in place]
+        self.assertIn(("sync", written), self.disk.calls[:renamed])
+        for path in (sidecar.parent, own / "meta", own):
+            self.assertIn(("sync", str(path)), self.disk.calls[renamed:linked])
 
     def test_loser_leaves_nothing(self) -> None:
         """An upload that came second, or met something in its way, takes its sidecar with it; the winner keeps his."""
@@ -133,3 +145,80 @@ class SidecarTests(StoreTestCase):
         self.put("a/b.jpg")
         os.setxattr(self.root / "a/b.jpg", ATTRIBUTE, Facts("a/b", None, None, None, 2.0).encode())
         self.assertEqual(self.facts("a/b.jpg", self.open_store()), Facts("a/b", None, None, None, 2.0))
+
+
+class ChangeTests(NoAttributesCase):
+    """Facts that are changed, on a file system that has no attributes, or none that are large enough."""
+
+    def test_replaced_at_once(self) -> None:
+        """Killed at any moment: the sidecar says the one or the other, and is never half there."""
+        other = evolve(FACTS, owner="bob@example.org")
+        for number in range(20):
+            name = f"f{number}"
+            self.put(name)
+            refuse = self.disk.before
+            self.disk.crash(number, after=bool(number % 2))
+            die = self.disk.before
+            self.disk.before = lambda method, die=die, refuse=refuse: (die(method), refuse(method))  # type: ignore[misc]
+            with contextlib.suppress(Crash):
+                self.store.set_facts(self.path(name), other)
+            self.disk.before, self.disk.after = refuse, lambda _method: None
+            self.assertIn(self.facts(name), (FACTS, other))
+        self.assertEqual(self.facts(name), other)
+
+    def test_attribute_gives_way(self) -> None:
+        """Facts that have outgrown their attribute are in a sidecar, and the old ones aren't believed any more."""
+        store = self.open_store()
+        self.put("a/b", store=store)
+        large = evolve(FACTS, quarantined="x" * 65_000)
+        self.assertTrue(store.set_facts(self.path("a/b"), large))
+        self.assertEqual(self.facts("a/b", store), large)
+        self.assertTrue(store.set_facts(self.path("a/b"), FACTS))
+        self.assertEqual(self.facts("a/b", store), FACTS)
+        self.assertEqual(self.own_files("meta"), [])
+
+
+class SweepTests(NoAttributesCase):
+    """Sidecars that nobody needs."""
+
+    def sweep(self, older_than_s: float = 600.0) -> list[bool]:
+        return list(self.store.sweep_sidecars(older_than_s, time.time() + 1000.0))
+
+    def test_file_is_gone(self) -> None:
+        """Removed behind our back, or replaced: its sidecar goes, and others stay."""
+        for name in ("gone", "changed", "kept"):
+            self.put(name, b"12345")
+        (self.root / "gone").unlink()
+        (self.root / "changed").write_bytes(b"1")
+        self.assertEqual(sorted(self.sweep()), [False, True, True])
+        self.assertEqual(len(self.own_files("meta")), 1)
+        self.assertEqual(self.facts("kept"), FACTS)
+
+    def test_young(self) -> None:
+        """One whose file may be about to be published is left alone."""
+        self.put("a")
+        (self.root / "a").unlink()
+        self.assertEqual(self.sweep(older_than_s=2000.0), [False])
+
+    def test_halves(self) -> None:
+        """What a crash has left of a sidecar that was just written, and things that nobody can read."""
+        self.put("a")
+        [sidecar] = self.own_files("meta")
+        shutil.copy(sidecar, f"{sidecar}.0123456789abcdef")
+        (sidecar.parent / "garbage").write_bytes(b"\0")
+        (sidecar.parent / "outside").write_bytes(b"{}\n../../a\n")
+        self.assertEqual(sorted(self.sweep()), [False, True, True, True])
+        self.assertEqual(self.own_files("meta"), [sidecar])
+
+    def test_storage_fails(self) -> None:
+        """What can't be found out is no reason to remove anything."""
+        self.put("a/b")
+        real_stat = os.stat
+
+        def fails(name: bytes, **kwargs: Any) -> os.stat_result:
+            if name == b"b":
+                raise OSError(errno.EIO, "broken")
+            return real_stat(name, **kwargs)
+
+        self.patch(os, "stat", fails)
+        self.assertEqual(self.sweep(), [False])
