@@ -32,7 +32,7 @@ from hmacfs.access.bearer import BearerTokens, bearer_token
 from hmacfs.access.diagnosis import explain
 from hmacfs.access.keys import Keyring, Secret
 from hmacfs.access.query import parse_query
-from hmacfs.access.signatures import content_types, is_signed, parse_mac, text_v, text_v2, text_v3
+from hmacfs.access.signatures import content_types, is_signed, parse_mac, text_deletion, text_v, text_v2, text_v3
 from hmacfs.access.slot import Slot
 from hmacfs.errors import Refused
 from hmacfs.storage.names import SlotPath
@@ -64,13 +64,22 @@ class Gate:
     :param upload_subdir: the URL prefix of slots; slashes around it don't matter.
     :param accept_v3: take v3 signatures, which bind neither size nor type and can be used again until they expire.
     :param now: the time in seconds since the epoch.
+    :param delete_secret: with what the XMPP server signs that a file is to be deleted; empty where it can't.
     """
 
-    def __init__(self, keyring: Keyring, upload_subdir: str, accept_v3: bool, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        upload_subdir: str,
+        accept_v3: bool,
+        now: Callable[[], float],
+        delete_secret: bytes = b"",
+    ) -> None:
         self._keyring = keyring
         self._upload_subdir = upload_subdir.strip("/").encode("utf-8")
         self._accept_v3 = accept_v3
         self._now = now
+        self._delete_secret = delete_secret
         self._tokens = BearerTokens()
 
     def authorize(self, path: SlotPath, attempt: Attempt) -> Slot:
@@ -107,6 +116,22 @@ class Gate:
         except Refused:
             return None
         return None if shown is None else shown.identity
+
+    def authorize_deletion(self, path: SlotPath, attempt: Attempt) -> bool:
+        """Check whether the XMPP server itself asks for the deletion of what is stored at *path*.
+
+        :return: false where *attempt* is none of that kind: without a ``token``, or where no file can be deleted in this
+            way. It may then be that of a client, which gives an unfinished upload up.
+        :raises Refused: 403 ``bad-signature``, 400 ``bad-query``.
+        """
+        if not self._delete_secret:
+            return False
+        shown = self._shown(attempt)
+        if shown is None or shown.scheme != "token":
+            return False
+        if not is_signed(text_deletion(path.encoded, self._delete_secret), shown.value, self._accepted()):
+            raise _bad_signature()
+        return True
 
     def explain(self, attempt: Attempt) -> str | None:
         """One sentence for the log on why *attempt* was refused; see :mod:`hmacfs.access.diagnosis`.

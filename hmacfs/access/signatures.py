@@ -13,6 +13,9 @@ parameter signed text                                                  made by
 ``v3``    ``PUT``, LF, expiry, LF, URL path with its leading slash     hmac-file-server
 ========= ============================================================ =====================================
 
+Metronome asks for the deletion of a file by a ``token`` of another text: path, NUL, the delete secret (``DELETE`` of
+http_upload_external with ``http_file_external_delete_url``).
+
 The path is the one below ``UploadSubDir`` without a leading slash; v3 alone signs the path of the URL. A NUL in a path
 would let one text be read as both ``v`` and ``v2``, so only paths that :class:`~hmacfs.storage.names.SlotPath` lets
 through may come here.
@@ -48,6 +51,11 @@ def text_v2(path: bytes, size: int, content_type: bytes) -> bytes:
 def text_v3(method: bytes, expires: int, url_path: bytes) -> bytes:
     """What ``v3`` signs. *expires* is when the URL ends, in seconds since the epoch; *url_path* is percent-decoded."""
     return b"%b\n%d\n%b" % (method, expires, url_path)
+
+
+def text_deletion(path: bytes, delete_secret: bytes) -> bytes:
+    """What the ``token`` of a DELETE signs. A second NUL, which ``v2`` has, is in neither of the two."""
+    return b"%b\0%b" % (path, delete_secret)
 
 
 def mac(secret: Secret, text: bytes) -> bytes:

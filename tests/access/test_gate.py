@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from attrs import evolve
 from hypothesis import given
@@ -21,6 +21,7 @@ from hmacfs.storage.names import SlotPath
 from tests.access.vectors import WHEN, flipped, hex_mac, jwt, path_of, put, signatures, slots
 
 URL = "https://up.example.org/upload/"
+NUL = b"\0"
 
 
 class GateTestCase(SynchronousTestCase):
@@ -517,6 +518,68 @@ class V3Tests(GateTestCase):
     def test_previous_secret(self) -> None:
         self.keyring.replace(Secret(b"the new secret"), WHEN, 60)
         self.assertEqual(self.authorize(self.attempt()).scheme, "v3")
+
+
+class DeletionTests(GateTestCase):
+    """Metronome's request that a stored file is deleted."""
+
+    delete_secret = b"delete-me"
+
+    def gate(self, secret: str | None = None) -> Gate:
+        keyring = self.keyring if secret is None else Keyring(Secret(secret.encode()))
+        return Gate(keyring, self.upload_subdir, self.accept_v3, self.clock.seconds, self.delete_secret)
+
+    def attempt(self, path: str, query: str) -> Attempt:
+        return put(f"{URL}{quote(path)}?{query}", None, method="DELETE")
+
+    def allowed(self, attempt: Attempt, secret: str | None = None) -> bool:
+        return self.gate(secret).authorize_deletion(path_of(attempt), attempt)
+
+    def check_refused(self, attempt: Attempt, secret: str | None = None) -> None:
+        refused = self.assertRaises(Refused, self.allowed, attempt, secret)
+        self.assertEqual((refused.status, refused.reason), (403, "bad-signature"))
+
+    def test_vectors(self) -> None:
+        """As Metronome signs, whose query need not be escaped; and each with one bit changed."""
+        vectors = signatures("token-delete")
+        self.assertEqual(len(vectors), 3)
+        for vector in vectors:
+            self.delete_secret = vector["delete_secret"].encode()
+            attempt = self.attempt(vector["path"], f"token={vector['mac']}")
+            self.assertTrue(self.allowed(attempt, vector["secret"]))
+            self.check_refused(evolve(attempt, query=flipped(attempt.query, -1, 1)), vector["secret"])
+            self.check_refused(evolve(attempt, raw_path=flipped(attempt.raw_path, -1)), vector["secret"])
+            self.check_refused(attempt, "another-secret")
+            self.delete_secret += b"x"
+            self.check_refused(attempt, vector["secret"])
+
+    def test_token_of_an_upload(self) -> None:
+        """Who may upload a file may not delete it."""
+        self.check_refused(self.attempt("s/a.txt", f"token={hex_mac(b's/a.txt' + NUL + b'7' + NUL)}"))
+
+    def test_other_parameters(self) -> None:
+        """Only ``token`` is spoken here, and only if nothing goes before it."""
+        signed = hex_mac(b"s/a.txt" + NUL + b"delete-me")
+        for query in ("", f"v={signed}", f"v2={signed}", f"v2={'0' * 64}&token={signed}", "v3=x"):
+            self.assertFalse(self.allowed(self.attempt("s/a.txt", query)), query)
+        self.assertTrue(self.allowed(self.attempt("s/a.txt", f"v={'0' * 64}&token={signed}")))
+
+    def test_malformed(self) -> None:
+        for token in ("", "abc", "g" * 64):
+            self.check_refused(self.attempt("s/a.txt", f"token={token}"))
+
+    def test_off(self) -> None:
+        """Without a delete secret nothing can be deleted, least of all with the MAC of an empty one."""
+        self.delete_secret = b""
+        self.assertFalse(self.allowed(self.attempt("s/a.txt", f"token={hex_mac(b's/a.txt' + NUL)}")))
+
+    def test_previous_secret(self) -> None:
+        """It is good for deletions as long as it is good for uploads."""
+        attempt = self.attempt("s/a.txt", f"token={hex_mac(b's/a.txt' + NUL + b'delete-me')}")
+        self.keyring.replace(Secret(b"the new secret"), WHEN, 60)
+        self.assertTrue(self.allowed(attempt))
+        self.clock.advance(60)
+        self.check_refused(attempt)
 
 
 class ExplainTests(GateTestCase):

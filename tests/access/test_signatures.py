@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.access.keys import Secret
-from hmacfs.access.signatures import content_types, is_signed, mac, parse_mac, text_v, text_v2, text_v3
+from hmacfs.access.signatures import (
+    content_types,
+    is_signed,
+    mac,
+    parse_mac,
+    text_deletion,
+    text_v,
+    text_v2,
+    text_v3,
+)
 from tests.access.vectors import flipped, signatures
 
 SECRET = Secret(b"it-is-secret")
@@ -35,6 +44,11 @@ class VectorTests(SynchronousTestCase):
     def test_v3(self) -> None:
         for vector in signatures("v3"):
             text = text_v3(vector["method"].encode(), vector["expires"], vector["path"].encode())
+            self.check(vector["secret"], text, vector["mac"])
+
+    def test_deletion(self) -> None:
+        for vector in signatures("token-delete"):
+            text = text_deletion(vector["path"].encode(), vector["delete_secret"].encode())
             self.check(vector["secret"], text, vector["mac"])
 
     def test_collision(self) -> None:
