@@ -10,6 +10,7 @@ from typing import Any
 
 from hmacfs.access.issuing import SCHEMES, IssuedSlot, issue, random_directory
 from hmacfs.access.keys import Secret
+from hmacfs.cli import arguments
 from hmacfs.config import Config, load
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.types import guess_type
@@ -28,7 +29,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     sign.add_argument("--type", help="content type (guessed by the name)")
     sign.add_argument("--scheme", choices=SCHEMES, default="v", help="kind of signature (%(default)s)")
     sign.add_argument("--base-url", default="http://127.0.0.1:8080", help="of the server, without UploadSubDir")
-    sign.add_argument("--curl", metavar="FILE", help="print a curl command that uploads FILE")
+    arguments.of_file(sign.add_argument("--curl", metavar="FILE", help="print a curl command that uploads FILE"))
     sign.set_defaults(run=_sign)
 
 

@@ -1,0 +1,193 @@
+"""``hmacfs bans``, with the store of bans that needs no other program."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from hmacfs.access.banstate import Failure, IBanState, Kind, Policy, Record, Sentence, judged, sentenced
+from hmacfs.access.embeddedbans import FILE_NAME, EmbeddedBanState
+from hmacfs.cli import audit, main
+from hmacfs.net.threads import InlineThreads
+
+SECRET = "a secret of more than 16 characters"
+
+
+class BansTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.own = self.directory / "store" / ".hmacfs"
+        self.own.mkdir(parents=True)
+        self.config = self.directory / "config.toml"
+        self.config.write_text(f'Secret = "{SECRET}"\nStoreDir = "store"\nTrustedProxies = ["192.0.2.1"]\n')
+        self.audited: list[str] = []
+        self.patch(audit.syslog, "syslog", lambda _priority, line: self.audited.append(line))
+        self.now = time.time()
+        self.state: IBanState = EmbeddedBanState(self.own / FILE_NAME, InlineThreads(), lambda: self.now)
+        self.addCleanup(self.state.stop)
+
+    def run_it(self, *words: str) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error."""
+        out, err = StringIO(), StringIO()
+        streams = self.patch(sys, "stdout", out), self.patch(sys, "stderr", err)
+        try:
+            status = main(["bans", *words[:1], "-c", str(self.config), *words[1:]])
+        except SystemExit as ended:
+            assert isinstance(ended.code, int)
+            status = ended.code
+        finally:
+            for stream in streams:
+                stream.restore()
+        return status, out.getvalue(), err.getvalue()
+
+    def printed(self, *words: str) -> str:
+        status, out, err = self.run_it(*words)
+        self.assertEqual((status, err), (0, ""))
+        return out
+
+    def refused(self, *words: str, status: int = 1) -> str:
+        ended, out, err = self.run_it(*words)
+        self.assertEqual((ended, out), (status, ""))
+        self.assertNotIn("Traceback", err)
+        return err
+
+    def json(self, *words: str) -> list[Any]:
+        return [json.loads(line) for line in self.printed(*words, "--json").splitlines()]
+
+    def listed(self) -> list[str]:
+        return [entry["address"] for entry in self.json("list")]
+
+    def block(self, scope: str = "203.0.113.9", times: int = 3) -> None:
+        """What the daemon does."""
+
+        def change(record: Record) -> Record:
+            for number in range(times):
+                failure = Failure(self.now - 30 + number, "bad-signature", str(number))
+                record = judged(record, failure, Policy(3, 300.0, 600.0, 600.0))
+            return record
+
+        self.successResultOf(self.state.update([scope], change))
+
+    def test_nobody(self) -> None:
+        self.assertEqual(self.printed("list"), "Nobody is blocked or banned.\n")
+        self.assertEqual(self.json("list"), [])
+
+    def test_list(self) -> None:
+        """Who, since when, until when and why; not what is over."""
+        self.block()
+        self.printed("add", "2001:db8::/48", "--reason", "scans")
+        over = Sentence(Kind.BLOCKED, self.now - 100, self.now - 1, "3 bad-path", 3)
+        self.successResultOf(self.state.update(["192.0.2.9"], lambda record: sentenced(record, over, 600.0)))
+        header, blocked, banned = self.printed("list").splitlines()
+        self.assertEqual(header.split(), ["address", "kind", "since", "until", "failures", "why"])
+        moment = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+        self.assertRegex(blocked, rf"^203\.0\.113\.9 +blocked +{moment} +{moment} +3 +3 bad-signature$")
+        self.assertRegex(banned, rf"^2001:db8::/48 +banned +{moment} +lifted +scans$")
+        entry, _ = self.json("list")
+        self.assertEqual(entry["kind"], "blocked")
+        self.assertTrue(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", entry["until"]))
+
+    def test_add(self) -> None:
+        """For a while or for ever, an address or a network; one line for the system's log."""
+        (entry,) = self.json("add", "203.0.113.9", "--for", "1d", "--reason", "scans")
+        self.assertEqual((entry["kind"], entry["why"], entry["manual"]), ("banned", "scans", True))
+        (entry,) = self.json("add", "198.51.100.0/24", "--forever")
+        self.assertIsNone(entry["until"])
+        self.assertEqual(self.listed(), ["203.0.113.9", "198.51.100.0/24"])
+        self.assertEqual(
+            [line.partition(": ")[2] for line in self.audited], ["banned 203.0.113.9", "banned 198.51.100.0/24"]
+        )
+
+    def test_add_nonsense(self) -> None:
+        for words in (("host.example",), ("203.0.113.9/24",), ("",), ("203.0.113.9", "--for", "1d", "--forever")):
+            self.refused("add", *words, status=2)
+        self.assertEqual(self.listed(), [])
+
+    def test_add_proxy(self) -> None:
+        """A trusted proxy can't be banned; a network that it is in can, and it stays out of that."""
+        self.assertIn("TrustedProxies", self.refused("add", "192.0.2.1"))
+        status, _, err = self.run_it("add", "192.0.2.0/24")
+        self.assertEqual(status, 0)
+        self.assertIn("192.0.2.1 is in TrustedProxies", err)
+        self.assertEqual(self.listed(), ["192.0.2.0/24"])
+
+    def test_lift(self) -> None:
+        """One of them, and what has failed before counts no more."""
+        self.block()
+        self.block("203.0.113.10")
+        self.assertEqual(self.json("lift", "203.0.113.9"), [{"lifted": ["203.0.113.9"]}])
+        self.assertEqual(self.listed(), ["203.0.113.10"])
+        self.assertIn("lifted 203.0.113.9", self.audited[-1])
+
+    def test_lift_ipv6(self) -> None:
+        """An address stands for the network that it is counted as."""
+        self.block("2001:db8:1:2::/64")
+        self.assertEqual(self.printed("lift", "2001:db8:1:2::77"), "2001:db8:1:2::/64: lifted\n")
+        self.assertEqual(self.listed(), [])
+
+    def test_lift_all(self) -> None:
+        self.block()
+        self.block("203.0.113.10")
+        self.assertEqual(self.json("lift", "--all", "--dry-run")[0]["would_lift"], ["203.0.113.9", "203.0.113.10"])
+        self.assertEqual(len(self.listed()), 2)
+        self.printed("lift", "--all")
+        self.assertEqual(self.listed(), [])
+        self.assertEqual(self.printed("lift", "--all"), "Nobody is blocked or banned.\n")
+
+    def test_lift_what_is_not_there(self) -> None:
+        """Within a network that stays banned, it is said."""
+        self.printed("add", "203.0.113.0/24")
+        err = self.refused("lift", "203.0.113.9")
+        self.assertIn("also falls under 203.0.113.0/24", err)
+        self.assertIn("neither blocked nor banned by itself", err)
+        self.assertEqual(self.listed(), ["203.0.113.0/24"])
+
+    def test_lift_whom(self) -> None:
+        """An address or all, and not both."""
+        self.refused("lift", status=2)
+        self.refused("lift", "203.0.113.9", "--all", status=2)
+
+    def test_why(self) -> None:
+        """What it did, what became of it, and in what network it is."""
+        self.block()
+        self.printed("add", "203.0.113.0/24", "--reason", "scans")
+        out = self.printed("why", "203.0.113.9")
+        self.assertIn("203.0.113.9 is blocked until ", out)
+        self.assertIn("203.0.113.0/24 is banned until it is lifted: scans", out)
+        self.assertEqual(out.count("bad-signature"), 4)
+        (told,) = self.json("why", "203.0.113.9")
+        self.assertEqual([entry["kind"] for entry in told["in_force"]], ["blocked", "banned"])
+        self.assertEqual([failure["reason"] for failure in told["failures"]], ["bad-signature"] * 3)
+
+    def test_why_not(self) -> None:
+        """Who has failed and isn't blocked yet, or not any more, or never did anything."""
+        self.assertEqual(self.printed("why", "203.0.113.10"), "203.0.113.10 is neither blocked nor banned.\n")
+        self.block(times=2)
+        self.assertEqual(self.printed("why", "203.0.113.9").count("bad-signature"), 2)
+        over = Sentence(Kind.BLOCKED, self.now - 100, self.now - 1, "3 bad-path", 3)
+        self.successResultOf(self.state.update(["192.0.2.9"], lambda record: sentenced(record, over, 600.0)))
+        self.assertIn("192.0.2.9 was blocked until ", self.printed("why", "192.0.2.9"))
+
+    def test_never_started(self) -> None:
+        """A command makes no store."""
+        for file in self.own.iterdir():
+            file.unlink()
+        self.own.rmdir()
+        self.assertIn("no such directory", self.refused("list"))
+        self.assertFalse(self.own.exists())
+
+    def test_store_away(self) -> None:
+        """A sentence, and no traceback."""
+        self.block()
+        self.successResultOf(self.state.stop())
+        for file in self.own.iterdir():
+            file.unlink()
+        (self.own / FILE_NAME).mkdir()
+        self.assertIn("can't be used now", self.refused("list"))
