@@ -45,6 +45,10 @@ def _prosody() -> bool:
     return which("prosody") is not None and any((folder / "mod_http_upload_external").exists() for folder in folders)
 
 
+def _ejabberd() -> bool:
+    return which("erl") is not None and any(Path("/usr/lib").glob("*/ejabberd-*/ebin/ejabberd.app"))
+
+
 def _xmpp_client() -> bool:
     return all(find_spec(name) is not None for name in ("slixmpp", "aiohttp"))
 
@@ -65,11 +69,13 @@ PEERS = {
         Peer("nginx", _program("nginx"), ("nginx-light",)),
         Peer("redis", _program("redis-server"), ("redis-server",)),
         Peer("prosody", _prosody, ("prosody", "prosody-modules")),
+        Peer("ejabberd", _ejabberd, ("ejabberd",)),
         Peer("openssl", _program("openssl"), ("openssl",)),
         Peer("make", _program("make"), ("make",)),
         Peer("faketime", _program("faketime"), ("faketime",)),
         Peer("slixmpp", _xmpp_client),
         Peer("small disk", smalldisk.is_to_be_had),
+        Peer("mounting", smalldisk.can_be_mounted),
         Peer("IPv6", _ipv6),
     )
 }

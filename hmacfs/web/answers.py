@@ -8,20 +8,32 @@ from http import HTTPStatus
 
 from attrs import field, frozen
 from twisted.web.http import NO_BODY_CODES
-from twisted.web.server import Request
 
 from hmacfs.errors import Refused
+from hmacfs.net.streaming import StreamingRequest
 from hmacfs.web import cors
 
-#: The headers of every answer, those that no resource gives among them.
-ALWAYS: tuple[tuple[str, str], ...] = (*cors.ALWAYS, ("Server", "hmacfs"), ("X-Content-Type-Options", "nosniff"))
+#: The headers of every answer at any site, those that no resource gives among them.
+EVERYWHERE: tuple[tuple[str, str], ...] = (("Server", "hmacfs"), ("X-Content-Type-Options", "nosniff"))
+
+#: The same where files are.
+ALWAYS: tuple[tuple[str, str], ...] = (*cors.ALWAYS, *EVERYWHERE)
+
+
+#: On whatever a browser might show: nothing in it runs, is framed or tells where its reader came from.
+HARMLESS: tuple[tuple[str, str], ...] = (
+    ("Content-Security-Policy", "sandbox; default-src 'none'; media-src 'self'; frame-ancestors 'none'"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "cross-origin"),
+)
 
 
 @frozen
 class Answer:
     """A whole response with a short body, or with none.
 
-    :ivar headers: beside those that every answer gets (CORS, ``X-Content-Type-Options``, length).
+    :ivar headers: beside those that every answer of the site gets, and the length.
     """
 
     status: int
@@ -29,15 +41,18 @@ class Answer:
     body: bytes = b""
 
 
-def set_head(request: Request, status: int, headers: Iterable[tuple[str, str]]) -> None:
-    """Set status and headers of *request*'s answer, those that every answer carries among them."""
+def set_head(request: StreamingRequest, status: int, headers: Iterable[tuple[str, str]]) -> None:
+    """Set status and headers of *request*'s answer, those that every answer of its site carries among them."""
     request.setResponseCode(status)
     response = request.responseHeaders
-    for name, value in (*ALWAYS, *headers):
+    # Once more: Twisted has put its own name in place of ours meanwhile.
+    for always in request.channel.site.headers:
+        response.setRawHeaders(always[0], [always[1]])
+    for name, value in headers:
         response.setRawHeaders(name, [value])
 
 
-def write_answer(request: Request, answer: Answer) -> None:
+def write_answer(request: StreamingRequest, answer: Answer) -> None:
     """Send *answer* and finish *request*."""
     set_head(request, answer.status, answer.headers.items())
     if answer.status not in NO_BODY_CODES:
@@ -49,7 +64,7 @@ def write_answer(request: Request, answer: Answer) -> None:
 
 def refusal(refused: Refused, accept: bytes | None) -> Answer:
     """The answer that says why: a line of text, or ``application/problem+json`` (RFC 9457) where *accept* names it."""
-    headers = {"Cache-Control": "no-store", **refused.headers}
+    headers = {**dict(HARMLESS), "Cache-Control": "no-store", **refused.headers}
     if accept is not None and b"json" in accept.lower():
         headers["Content-Type"] = "application/problem+json"
         problem = {

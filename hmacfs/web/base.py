@@ -12,6 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from hmacfs.errors import Refused
+from hmacfs.storage.failures import storage_refusal
 from hmacfs.web import cors
 from hmacfs.web.answers import Answer, refusal, write_answer
 from hmacfs.web.site import HmacfsRequest
@@ -44,7 +45,7 @@ class AsyncResource(Resource):
 
     async def _respond(self, request: HmacfsRequest, handler: Handler) -> None:
         try:
-            answer = await handler(request)
+            answer = await self._handle(request, handler)
         except Refused as refused:
             request.notes.reason = refused.reason
             answer = refusal(refused, request.getHeader(b"accept"))
@@ -63,6 +64,12 @@ class AsyncResource(Resource):
             request.abort()
         else:
             write_answer(request, answer)
+
+    async def _handle(self, request: HmacfsRequest, handler: Handler) -> Answer | None:
+        try:
+            return await handler(request)
+        except OSError as error:
+            raise storage_refusal(error, self._log) from error
 
     async def _other(self, request: HmacfsRequest) -> Answer:
         if request.method == b"OPTIONS":

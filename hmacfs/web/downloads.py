@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
 
 from hmacfs.errors import Refused
@@ -25,6 +26,7 @@ class Downloads:
     :param retries: for files that can't be opened for a reason that may pass; with a limit of 0 where that is not wanted.
     :param publishing: waits for an upload that is just being published under a path, if there is one; ``None`` where
         that is not wanted.
+    :param read: called with the path of each file that somebody asks for, to have it or to hear that it is as before.
     """
 
     _log = Logger()
@@ -37,33 +39,43 @@ class Downloads:
         stall_s: float,
         retries: Retries,
         publishing: Callable[[SlotPath], Awaitable[bool]] | None,
+        read: Callable[[SlotPath], None],
     ) -> None:
         self._store = store
         self._now = now
         self._stall_s = stall_s
         self._retries = retries
         self._publishing = publishing
+        self._read = read
 
     async def find(self, path: SlotPath) -> OpenFile | None:
         """Open the file at *path*; the caller closes it. ``None`` where none is stored.
 
-        :raises Refused: 410 where its time is over, 503 where the storage doesn't answer.
+        :raises Refused: 410 where its time is over, 451 where the operator has taken it down, 503 where the storage
+            doesn't answer.
         """
         stored = await self._open(path)
         if stored is None and self._publishing is not None and await self._publishing(path):
             stored = await self._open(path)
         if stored is not None:
             try:
-                stored.facts.check_time(self._now())
+                stored.facts.check_served(self._now())
             except Refused:
                 stored.close()
                 raise
         return stored
 
-    async def serve(self, request: HmacfsRequest, stored: OpenFile, name: bytes) -> Answer | None:
-        """Answer a GET or HEAD with *stored*, and close it."""
+    async def serve(self, request: HmacfsRequest, stored: OpenFile, path: SlotPath) -> Answer | None:
+        """Answer a GET or HEAD with *stored*, and close it.
+
+        :raises ConnectionLost: the client was gone before the file could be opened.
+        """
         try:
-            return await self._serve(request, stored, name)
+            if request.lost:
+                raise ConnectionLost("The client was gone before the file was found.")
+            if request.method == b"GET":
+                self._read(path)
+            return await self._serve(request, stored, path.name)
         finally:
             stored.close()
 
@@ -97,7 +109,7 @@ class Downloads:
         except (FileShrank, OSError) as error:
             # The connection has been cut: nothing else tells the client that it has not got all.
             request.notes.reason = "storage"
-            self._log.error("a file could not be sent to its end: {error}", error=error)
+            self._log.error("a file could not be sent to its end: {error}", error=error, seldom="sending")
 
     def _part(self, request: HmacfsRequest, stored: OpenFile) -> ByteRange | None:
         """The part that a GET asks for. A Range on anything else means nothing (RFC 9110 section 14.2)."""

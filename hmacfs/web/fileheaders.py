@@ -17,6 +17,7 @@ from twisted.web.http_headers import Headers
 
 from hmacfs.storage.store import StoredFile
 from hmacfs.uploads.digests import etag, repr_digest
+from hmacfs.web.answers import HARMLESS
 
 #: A year, which is what "for ever" means to a cache.
 _MAX_AGE_S = 31_536_000
@@ -36,17 +37,12 @@ _INLINE_FAMILIES = ("audio/", "video/")
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 (RFC 9110 section 5.6.2, no password)
 _MEDIA_TYPE = re.compile(
-    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[^\"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*\"))*[ \t]*;?",
+    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[ !#-\[\]-~]|\\[ -~])*\"))*[ \t]*;?",
     re.ASCII,
 )
 
-_FIXED = (
-    ("Accept-Ranges", "bytes"),
-    ("Content-Security-Policy", "sandbox; default-src 'none'; media-src 'self'; frame-ancestors 'none'"),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "cross-origin"),
-)
+#: The last second that an HTTP date can name. Some file systems know later ones.
+_LAST_DATE_S = 253_402_300_799
 
 
 def file_headers(stored: StoredFile, name: bytes, now: float) -> list[tuple[str, str]]:
@@ -57,7 +53,7 @@ def file_headers(stored: StoredFile, name: bytes, now: float) -> list[tuple[str,
     """
     content_type = served_type(stored.facts.content_type)
     headers = [
-        *_FIXED,
+        ("Accept-Ranges", "bytes"),
         ("Content-Type", content_type),
         ("Content-Disposition", disposition(content_type, name)),
         *validators(stored, now),
@@ -68,10 +64,11 @@ def file_headers(stored: StoredFile, name: bytes, now: float) -> list[tuple[str,
 
 
 def validators(stored: StoredFile, now: float) -> list[tuple[str, str]]:
-    """The headers that a 304 repeats (RFC 9110 section 15.4.5)."""
+    """The headers that a 304 repeats (RFC 9110 section 15.4.5), and those that keep a cached copy harmless."""
     return [
+        *HARMLESS,
         ("ETag", entity_tag(stored)),
-        ("Last-Modified", formatdate(stored.mtime_ns // 1_000_000_000, usegmt=True)),
+        ("Last-Modified", formatdate(_modified_s(stored), usegmt=True)),
         ("Cache-Control", _cache_control(stored.facts.expires, now)),
     ]
 
@@ -81,6 +78,10 @@ def entity_tag(stored: StoredFile) -> str:
     if stored.facts.sha256 is not None:
         return etag(stored.facts.sha256)
     return f'"{stored.mtime_ns:x}-{stored.size:x}-{stored.inode:x}"'
+
+
+def _modified_s(stored: StoredFile) -> int:
+    return max(0, min(_LAST_DATE_S, stored.mtime_ns // 1_000_000_000))
 
 
 def _cache_control(expires: float | None, now: float) -> str:
@@ -100,7 +101,9 @@ def disposition(content_type: str, name: bytes) -> str:
     replaced.
     """
     essence = content_type.partition(";")[0].strip().lower()
-    inline = essence in _INLINE_TYPES or essence.startswith(_INLINE_FAMILIES)
+    # Whatever ends in +xml is XML to a browser, which runs the scripts in it (WHATWG MIME Sniffing section 4.6).
+    family = essence.startswith(_INLINE_FAMILIES) and not essence.endswith("+xml")
+    inline = essence in _INLINE_TYPES or family
     plain = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\%' else "_" for byte in name)
     kind = "inline" if inline else "attachment"
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
@@ -113,7 +116,7 @@ def is_current(headers: Headers, stored: StoredFile) -> bool:
         return _matches(b",".join(tags), entity_tag(stored).encode())
     since = headers.getRawHeaders(b"if-modified-since")
     when = _http_date(since[-1]) if since else None
-    return when is not None and stored.mtime_ns // 1_000_000_000 <= when
+    return when is not None and _modified_s(stored) <= when
 
 
 def range_applies(headers: Headers, stored: StoredFile) -> bool:
@@ -124,7 +127,7 @@ def range_applies(headers: Headers, stored: StoredFile) -> bool:
     condition = conditions[-1].strip()
     if condition.startswith((b'"', b"W/")):
         return condition == entity_tag(stored).encode()
-    return _http_date(condition) == stored.mtime_ns // 1_000_000_000
+    return _http_date(condition) == _modified_s(stored)
 
 
 def _matches(listed: bytes, tag: bytes) -> bool:

@@ -7,6 +7,7 @@ from hmacfs.access.gate import Gate
 from hmacfs.access.slot import Slot
 from hmacfs.errors import Refused
 from hmacfs.net.threads import Threads
+from hmacfs.storage.asked import AskedDeletions
 from hmacfs.storage.names import SlotPath
 from hmacfs.units import human_size
 from hmacfs.uploads.digests import repr_digest
@@ -32,7 +33,7 @@ _MAX_EXPLANATIONS = 4
 
 class SlotResource(AsyncResource):
     """The slots: PUT stores a file, GET and HEAD fetch it, HEAD with the slot's signature tells how far an upload is,
-    and DELETE with it gives an upload up.
+    and DELETE with it gives an upload up. DELETE with another signature, of the XMPP server's own, deletes a stored file.
 
     :param max_upload_bytes: the largest file to take; ``None`` for any.
     """
@@ -44,6 +45,7 @@ class SlotResource(AsyncResource):
         gate: Gate,
         uploads: Uploads,
         downloads: Downloads,
+        deletions: AskedDeletions,
         threads: Threads,
         max_upload_bytes: int | None,
     ) -> None:
@@ -51,6 +53,7 @@ class SlotResource(AsyncResource):
         self._gate = gate
         self._uploads = uploads
         self._downloads = downloads
+        self._deletions = deletions
         self._threads = threads
         self._max_upload_bytes = max_upload_bytes
         self._explaining = 0
@@ -60,7 +63,7 @@ class SlotResource(AsyncResource):
         stored = await self._downloads.find(path)
         if stored is None:
             raise _not_found()
-        return await self._downloads.serve(request, stored, path.name)
+        return await self._downloads.serve(request, stored, path)
 
     async def _head(self, request: HmacfsRequest) -> Answer | None:
         path = _path(request)
@@ -70,7 +73,7 @@ class SlotResource(AsyncResource):
         if stored is not None:
             if identity is not None:
                 request.setHeader(b"upload-complete", b"?1")
-            return await self._downloads.serve(request, stored, path.name)
+            return await self._downloads.serve(request, stored, path)
         progress = None if identity is None else await self._uploads.progress(path, identity)
         if progress is None:
             raise _not_found()
@@ -98,7 +101,22 @@ class SlotResource(AsyncResource):
     async def _delete(self, request: HmacfsRequest) -> Answer:
         path = _path(request)
         _echo_session(request)
-        identity = self._gate.identify(_attempt(request, None))
+        attempt = _attempt(request, None)
+        try:
+            is_asked = self._gate.authorize_deletion(path, attempt)
+        except Refused:
+            # Of a slot's own signature, which is never that of a deletion.
+            identity = self._gate.identify(attempt)
+            if identity is not None and await self._uploads.cancel(path, identity):
+                return Answer(204)
+            raise
+        if not is_asked:
+            return await self._give_up(path, attempt)
+        await self._deletions.delete(path)
+        return Answer(204)
+
+    async def _give_up(self, path: SlotPath, attempt: Attempt) -> Answer:
+        identity = self._gate.identify(attempt)
         if identity is None:
             raise Refused(403, "missing-signature", "Giving an upload up takes the URL that it was begun with.")
         stored = await self._downloads.find(path)

@@ -20,11 +20,13 @@ class Fault:
     """What happens to one connection.
 
     :ivar cut_after_bytes: of what the client sends; then both sides are cut. ``None``: never.
+    :ivar cut_answer_after_bytes: the same for what the server sends.
     :ivar reset: cut with RST instead of FIN.
     :ivar rate_bytes_s: how fast the client's bytes pass. ``None``: as they come.
     """
 
     cut_after_bytes: int | None = None
+    cut_answer_after_bytes: int | None = None
     reset: bool = False
     rate_bytes_s: int | None = None
 
@@ -73,19 +75,19 @@ class CuttingProxy:
 
     def _pass_on(self, client: socket.socket, server: socket.socket, fault: Fault) -> None:
         sinks = {client: server, server: client}
-        left = fault.cut_after_bytes
-        while sinks and left != 0:
+        left = {client: fault.cut_after_bytes, server: fault.cut_answer_after_bytes}
+        while sinks and 0 not in left.values():
             readable, _, _ = select.select(list(sinks), [], [], PATIENCE_S)
             if not readable:
                 return
             for source in readable:
-                limited = source is client and left is not None
-                data = source.recv(min(left or 0, CHUNK_BYTES) if limited else CHUNK_BYTES)
+                allowed = left[source]
+                data = source.recv(CHUNK_BYTES if allowed is None else min(allowed, CHUNK_BYTES))
                 if not data:
                     sinks.pop(source).shutdown(socket.SHUT_WR)
                     continue
                 if source is client and fault.rate_bytes_s is not None:
                     time.sleep(len(data) / fault.rate_bytes_s)
                 sinks[source].sendall(data)
-                if limited and left is not None:
-                    left -= len(data)
+                if allowed is not None:
+                    left[source] = allowed - len(data)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.e2e.processes import GaveUp, PeerTestCase, Process, accepts, wait_until
+from tests.e2e.processes import GaveUp, PeerTestCase, Process, accepts, run, wait_until
 from tests.e2e.signing import SECRET
 from tests.e2e.wire import Answer, ask
 
@@ -64,6 +64,7 @@ class Daemon:
             "StoreDir": str(self.store),
         }
         self._quiet = text is not None or "LogFile" in keys
+        self.config.touch(0o600)
         self.config.write_text(toml({**settings, **keys}) if text is None else text, encoding="utf-8")
         self.spawn()
 
@@ -98,6 +99,17 @@ class Daemon:
         assert not self.process.running
         self.spawn()
         return self.started() if ready is None else self.started_on(ready)
+
+    def command(self, *words: str) -> str:
+        """What ``hmacfs`` says of the store while the server runs, or not.
+
+        :param words: one or two that name the command, and its options.
+        :raises GaveUp: it says that something is wrong.
+        """
+        finished = run([*command("hmacfs"), *words, "-c", str(self.config)])
+        if finished.status != 0:
+            raise GaveUp(f"hmacfs {' '.join(words)} ended with {finished.status}: {finished.text} {finished.stderr}")
+        return finished.text
 
     def ask(
         self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes | None = None

@@ -18,9 +18,16 @@ from hmacfs.access.gate import Gate
 from hmacfs.access.keys import Keyring, Secret
 from hmacfs.logs import RequestEntry
 from hmacfs.metrics import Metrics
-from hmacfs.net.streaming import Limits
+from hmacfs.net.limits import Limits
 from hmacfs.net.threads import InlineThreads, Threads
+from hmacfs.storage.asked import AskedDeletions
+from hmacfs.storage.deleting import Deleting
 from hmacfs.storage.disk import Disk
+from hmacfs.storage.index import FILE_NAME, Index
+from hmacfs.storage.indexing import Indexing
+from hmacfs.storage.names import SlotPath
+from hmacfs.storage.quotas import QuotaLimits, Quotas
+from hmacfs.storage.report import Deletion
 from hmacfs.storage.space import Reservations
 from hmacfs.storage.store import Store, StoredFile
 from hmacfs.uploads.embedded import EmbeddedUploadState
@@ -159,17 +166,26 @@ class Server:
         get_retries: bool = False,
         max_attempts: int = 5,
         limits: Limits | None = None,
+        quota_limits: QuotaLimits | None = None,
+        delete_secret: bytes = b"",
         trusted: Iterable[Trusted] = (),
     ) -> None:
         self.clock = clock
         self.entries: list[RequestEntry] = []
         self.credentials: set[str] = set()
         self.published: list[StoredFile] = []
+        self.read: list[SlotPath] = []
+        self.reported: list[Deletion] = []
         self.retried: list[str] = []
         self._registry = CollectorRegistry()
         self.metrics = Metrics(self._registry)
-        threads = threads or InlineThreads()
-        database = EmbeddedUploadState(store.own_directory / "state.sqlite", threads, clock, TTL_S)
+        threads = self.threads = threads or InlineThreads()
+        self.store = store
+        self.index = Index(store.own_directory / FILE_NAME)
+        # Only where somebody wants it: it looks at files, some time after they were stored.
+        self._is_indexed = quota_limits is not None
+        self.indexing = Indexing(store, self.index, clock, threads, clock.seconds, self.metrics)
+        database = EmbeddedUploadState(store.own_directory / "state.sqlite", threads, clock, TTL_S, clock.seconds)
         self.stop_state = database.stop
         self.state = SwitchedState(database)
         means = Means(clock, threads, Retries(retries, 1.0, clock, self.retried.append))
@@ -179,12 +195,13 @@ class Server:
             server_key(store.own_directory),
             means,
             reservations=Reservations(free_bytes or (lambda: 1 << 40), min_free_bytes, clock),
+            quotas=self._make_quotas(quota_limits or QuotaLimits()),
             now=clock.seconds,
             hash_all=hash_all,
             max_attempts=max_attempts,
             session_ttl_s=TTL_S,
             metrics=self.metrics,
-            published=self.published.append,
+            published=self._note_published,
         )
         downloads = Downloads(
             store,
@@ -192,9 +209,12 @@ class Server:
             stall_s=60.0,
             retries=means.retries if get_retries else Retries(0, 0.0, clock, self.retried.append),
             publishing=self.uploads.publishing if get_retries else None,
+            read=self.read.append,
         )
-        gate = Gate(Keyring(Secret(SECRET.encode())), "/".join(upload_sub_dir), accept_v3, clock.seconds)
-        self.slots = SlotResource(gate, self.uploads, downloads, threads, max_upload_bytes)
+        keyring = Keyring(Secret(SECRET.encode()))
+        gate = Gate(keyring, "/".join(upload_sub_dir), accept_v3, clock.seconds, delete_secret)
+        deletions = AskedDeletions(store, self._deleting("xmpp-server"), threads, clock.seconds, self.metrics)
+        self.slots = SlotResource(gate, self.uploads, downloads, deletions, threads, max_upload_bytes)
         self.site = HmacfsSite(
             build_root(self.slots, upload_sub_dir),
             reactor=clock,
@@ -203,6 +223,26 @@ class Server:
             access_log=self.entries.append,
             metrics=self.metrics,
         )
+
+    def _make_quotas(self, limits: QuotaLimits) -> Quotas:
+        return Quotas(
+            limits,
+            self.index,
+            delete=self._deleting("quota").delete,
+            is_kept=lambda _entry, _now: False,
+            flush=self.indexing.flush,
+            threads=self.threads,
+            now=self.clock.seconds,
+            metrics=self.metrics,
+        )
+
+    def _deleting(self, by: str) -> Deleting:
+        return Deleting(self.store, self.index, self.reported.append, by)
+
+    def _note_published(self, path: SlotPath, stored: StoredFile) -> None:
+        self.published.append(stored)
+        if self._is_indexed:
+            self.indexing.changed(path)
 
     def connect(self, *data: bytes, transport: MemoryTransport | None = None) -> Wire:
         """A connection, on which *data* is sent at once; every argument arrives on its own."""
@@ -219,9 +259,9 @@ class Server:
 
     def stalled(self, data: bytes) -> Wire:
         """Send a request on a connection that takes no answer until its channel's ``resumeProducing``."""
-        wire = self.connect()
+        wire = self.connect(data[:1])
         wire.channel.pauseProducing()
-        wire.channel.dataReceived(data)
+        wire.channel.dataReceived(data[1:])
         return wire
 
     def put(self, path: str | bytes, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
@@ -276,6 +316,7 @@ class ServerTestCase(StoreTestCase):
         server = Server(store or self.store, self.clock, **settings)
         self._servers.append(server)
         self.addCleanup(server.stop_state)
+        self.addCleanup(server.index.close)
         return server
 
     def logged(self) -> list[str]:

@@ -9,13 +9,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.access.addresses import ClientAddresses
 from hmacfs.errors import Refused
 from hmacfs.logs import RequestEntry
 from hmacfs.metrics import Metrics
-from hmacfs.net.streaming import Limits
+from hmacfs.net.limits import Limits
 from hmacfs.web.answers import Answer
 from hmacfs.web.base import AsyncResource, Nothing
 from hmacfs.web.site import HmacfsRequest, HmacfsSite
@@ -23,6 +24,8 @@ from tests.net.wire import ABORTED, OPEN, Wire
 from tests.web.support import request
 
 GET = request("GET", "/")
+
+_DENIED = ("the storage fails: Permission denied", "EACCES")
 
 
 class OneResource(AsyncResource):
@@ -130,12 +133,34 @@ class FaultTests(BaseCase):
         """500 without details, one line in the log, one traceback; the connection goes on."""
 
         async def handler(_request: HmacfsRequest) -> Answer:
-            raise OSError(errno.EACCES, "a path of ours")
+            raise ValueError("a path of ours")
 
         wire = self.handled(handler)
         self.assertEqual((wire.answer().status, wire.end), (500, OPEN))
         self.assertNotIn(b"path of ours", wire.transport.value())
         self.assertEqual(self.outcome, (500, "internal"))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_storage(self) -> None:
+        """A disk that is out of order is no fault of the handler's: 503 without details, and a line for the operator."""
+
+        async def handler(_request: HmacfsRequest) -> Answer:
+            raise OSError(errno.EACCES, "Permission denied", "a path of ours")
+
+        with capturedLogs() as events:
+            answer = self.handled(handler).answer()
+        self.assertEqual((answer.status, answer.headers["retry-after"]), (503, "30"))
+        self.assertNotIn(b"path of ours", answer.body)
+        self.assertEqual(self.outcome, (503, "storage"))
+        self.assertEqual([(formatEvent(event), event["seldom"]) for event in events], [_DENIED])
+
+    def test_wrong_call(self) -> None:
+        """What no disk says to who asks it the right thing is ours."""
+
+        async def handler(_request: HmacfsRequest) -> Answer:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+        self.assertEqual(self.handled(handler).answer().status, 500)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def test_for_programs(self) -> None:

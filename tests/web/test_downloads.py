@@ -8,13 +8,14 @@ import os
 from base64 import b64encode
 from collections.abc import Mapping
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.store import OpenFile
-from hmacfs.web.answers import ALWAYS
+from hmacfs.web.answers import ALWAYS, HARMLESS
 from tests.net.wire import ABORTED, CLOSED, Answer
 from tests.uploads.test_beside import HeldThreads
 from tests.web.support import NOW, PATH, URL, Server, ServerTestCase, bearer, request, url, v
@@ -112,6 +113,42 @@ class WholeTests(DownloadTestCase):
             self.assertEqual(answer.headers["x-content-type-options"], "nosniff")
             self.assertRegex(answer.headers["content-security-policy"], "^sandbox; default-src 'none';")
 
+    def test_harmless_in_every_answer(self) -> None:
+        """Also in one that shows no file: it takes the place of one in a frame, or refreshes one in a cache."""
+        answers = [
+            (self.ask(), 200),
+            (self.ask(method="HEAD"), 200),
+            (self.ask({"Range": "bytes=0-1"}), 206),
+            (self.ask({"If-None-Match": ETAG}), 304),
+            (self.ask({"If-None-Match": ETAG}, "HEAD"), 304),
+            (self.ask({"Range": "bytes=100-"}), 416),
+            (self.server.get("no/file"), 404),
+            (self.server.get("no/file", {"Accept": "application/json"}), 404),
+            (self.server.get("no/file/"), 400),
+            (self.server.ask(request("GET", "/")), 404),
+            (self.server.ask(request("BREW", URL)), 405),
+            (self.server.ask(request("PUT", URL, None, b"x")), 403),
+        ]
+        for answer, status in answers:
+            self.assertEqual(answer.status, status)
+            for name, value in (
+                ("x-content-type-options", "nosniff"),
+                ("content-security-policy", "sandbox; default-src 'none'; media-src 'self'; frame-ancestors 'none'"),
+                ("x-frame-options", "DENY"),
+                ("referrer-policy", "no-referrer"),
+            ):
+                self.assertEqual(answer.headers.get(name), value, f"{status} {name}")
+
+    def test_nothing_is_echoed(self) -> None:
+        """No part of the URL or of a header stands in the body of a refusal, which is plain text or JSON."""
+        for target in ("/<b>x</b>", "/upload/<b>x</b>", "/upload/<b>x</b>/..", URL + "<b>x</b>", URL + "/?v=<b>x</b>"):
+            for accept in ("text/html", "application/json"):
+                for method in ("GET", "PUT", "BREW"):
+                    answer = self.server.ask(request(method, target, {"Accept": accept, "Referer": "<b>"}))
+                    self.assertGreaterEqual(answer.status, 400)
+                    self.assertNotIn(b"<", answer.body)
+                    self.assertRegex(answer.headers["content-type"], r"^(text/plain|application/problem\+json)\b")
+
     def test_hostile_name(self) -> None:
         """A name can't end the header, nor the quotes in it."""
         name = 'a"; filename=b.exe;\\ é🐈.png'
@@ -157,7 +194,7 @@ class NothingTests(DownloadTestCase):
     def test_directory(self) -> None:
         """Nothing is listed."""
         self.refused("6f95dd3c")
-        self.refused("6f95dd3c/", 400, "bad-path")
+        self.refused("6f95dd3c/", 400, "bad-name")
 
     def test_below_a_file(self) -> None:
         self.refused(PATH + "/x")
@@ -268,6 +305,7 @@ class ConditionTests(DownloadTestCase):
         answer = self.ask(headers, method)
         always = {name.lower(): value for name, value in ALWAYS}
         told = {"etag": ETAG, "last-modified": MODIFIED, "cache-control": "private, max-age=31536000, immutable"}
+        told |= {name.lower(): value for name, value in HARMLESS}
         self.assertEqual(
             (answer.status, answer.headers, answer.body),
             (304, {**always, **told, "date": answer.headers["date"]}, b""),
@@ -323,6 +361,40 @@ class ExpiryTests(ServerTestCase):
         self.assertEqual(self.server.get(method="HEAD").status, 410)
 
 
+class QuarantinedTests(DownloadTestCase):
+    """A file that the operator has taken down."""
+
+    def test_not_served(self) -> None:
+        """451 for GET, HEAD and whoever uploads it once more; the reason that he gave stays with him."""
+        path = SlotPath.from_encoded(PATH.encode())
+        stored = self.store.open_file(path)
+        assert stored is not None
+        stored.close()
+        self.store.set_facts(path, evolve(stored.facts, quarantined="complaint of a secret person"))
+        for headers in ({}, {"Range": "bytes=0-1"}, {"If-None-Match": "*"}):
+            answer = self.server.get(PATH, headers)
+            self.assert_refused(answer, 451, "quarantined")
+            self.assertNotIn(b"complaint", answer.body)
+        self.assertEqual(self.server.get(method="HEAD").status, 451)
+        self.assertEqual(self.server.put(PATH, CONTENT).status, 451)
+        self.assertEqual((self.root / PATH).read_bytes(), CONTENT)
+
+
+class ReadTests(DownloadTestCase):
+    """It is known that somebody wants a file."""
+
+    def test_told(self) -> None:
+        """Who has it, a part of it, or hears that it is as before; not who only asks, nor about what isn't there."""
+        path = SlotPath.from_encoded(PATH.encode())
+        etag = self.server.get().headers["etag"]
+        for headers in ({"Range": "bytes=0-1"}, {"If-None-Match": etag}):
+            self.server.get(PATH, headers)
+        self.assertEqual(self.server.read, [path] * 3)
+        self.server.get(method="HEAD")
+        self.server.get("nothing/there")
+        self.assertEqual(self.server.read, [path] * 3)
+
+
 class TroubleTests(DownloadTestCase):
     """What can go wrong on the way out."""
 
@@ -358,13 +430,13 @@ class TroubleTests(DownloadTestCase):
         self.assertEqual((wire.answer().body, server.retried), (CONTENT, ["read", "read"]))
 
     def test_storage_refuses(self) -> None:
-        """What won't pass is our fault: 500 without details, and one traceback."""
+        """What won't pass is for the operator: 503 at once, without details and without a traceback."""
         os.chmod(self.root / PATH, 0)
         self.patch(os, "open", _denied(os.open))
         answer = self.ask()
-        self.assert_refused(answer, 500, "internal")
+        self.assert_refused(answer, 503, "storage")
+        self.assertIn("retry-after", answer.headers)
         self.assertNotIn(b"denied", answer.body)
-        self.assertEqual(len(self.flushLoggedErrors(PermissionError)), 1)
 
     def test_closed(self) -> None:
         """Whatever comes of a request, its file is closed."""
@@ -421,6 +493,17 @@ class PublishingTests(ServerTestCase):
         server = self.begin(get_retries=False)
         self.assert_refused(server.get(), 404, "not-found", server)
         self.finish()
+
+    def test_gone_meanwhile(self) -> None:
+        """Who doesn't wait for it is no fault of ours."""
+        for method in ("GET", "HEAD"):
+            server = self.begin(get_retries=True)
+            server.connect(request(method, URL)).vanish()
+            self.finish()
+            self.assertEqual([(entry.method, entry.status) for entry in server.entries], [(method, 499), ("PUT", 201)])
+            self.assertEqual(server.entries[0].reason, "client-gone")
+            (self.root / PATH).unlink()
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_waits_in_vain(self) -> None:
         """The file can't be published: 404, as if there had been none."""

@@ -79,6 +79,8 @@ class TypeTests(SynchronousTestCase):
             "message/rfc822",
             "imagex/png",
             "xaudio/ogg",
+            "video/x+xml",
+            "AUDIO/SVG+XML; charset=utf-8",
         ):
             self.assertEqual(kind(served_type(content_type)), "attachment", content_type)
 
@@ -97,9 +99,23 @@ class TypeTests(SynchronousTestCase):
             'image/png;x="',
             "image/png; x=y z",
             "video/mp4; x='a b'",
+            "text/html\x0b",
+            "text/html\x00",
+            "text/html\r\nSet-Cookie: a=b",
+            'text/plain; x="\r\n"',
+            'text/plain; x="\u00e9"',
+            'text/plain; x="\ud800"',
+            "image/png\u3002",
         ):
             self.assertEqual(served_type(content_type), "application/octet-stream", content_type)
             self.assertEqual(kind(served_type(content_type)), "attachment")
+
+    @given(st.text(max_size=40) | st.text('a;="\\ \t\x0b\r\n\ud800é', max_size=9).map('text/plain; x="{}"'.format))
+    def test_any_stored_type(self, stored: str) -> None:
+        """Nor does anything that somebody else has written into a file's facts."""
+        headers = file_headers(evolve(FILE, facts=evolve(FACTS, content_type=stored)), b"x", NOW)
+        for _, value in headers:
+            self.assertTrue(value.isascii() and value.isprintable(), value)
 
     @given(st.binary(max_size=40))
     def test_any_type(self, stated: bytes) -> None:
@@ -150,6 +166,16 @@ class ValidatorTests(SynchronousTestCase):
         """Which is what a list of them is split at."""
         for stored in (FILE, UNHASHED):
             self.assertRegex(entity_tag(stored), '^"[0-9a-f-]+"$')
+
+    def test_times_that_no_date_can_name(self) -> None:
+        """A file system may know the year 36812, or one before Christ. HTTP doesn't."""
+        for mtime_ns, shown in (
+            (2**40 * 10**9, "Fri, 31 Dec 9999 23:59:59 GMT"),
+            (-(2**40) * 10**9, "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ):
+            stored = evolve(FILE, mtime_ns=mtime_ns)
+            self.assertEqual(dict(file_headers(stored, b"x", NOW))["Last-Modified"], shown)
+            self.assertTrue(is_current(Headers({b"if-modified-since": [shown.encode()]}), stored))
 
     def test_cached_for_long(self) -> None:
         """What is at a URL never changes."""

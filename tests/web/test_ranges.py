@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -63,6 +65,19 @@ class ParseRangeTests(SynchronousTestCase):
     def test_content_range(self) -> None:
         """Prosody 0.12 said ``bytes 1-7/7`` here."""
         self.assertEqual(ByteRange(0, 7).content_range(7), "bytes 0-6/7")
+
+    def test_work_is_bounded(self) -> None:
+        """A hostile header is read once. Read over and over, these would take a quarter of an hour each."""
+
+        def give_up(_signal: int, _frame: object) -> None:
+            self.fail("still at work")
+
+        self.addCleanup(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, give_up))
+        self.addCleanup(signal.alarm, 0)
+        signal.alarm(60)
+        blanks = b" \t" * 500_000
+        for ranges in (b"%bx", b"x%bx", b"0%bx", b"0-%bx", b"0-0%bx", b"-%bx", b"0%b-%bx"):
+            self.assertIsNone(parse_range(b"bytes=" + ranges.replace(b"%b", blanks), 100))
 
     @given(st.binary(max_size=40), SIZES)
     def test_any_bytes(self, header: bytes, total: int) -> None:

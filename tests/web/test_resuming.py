@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from hmacfs.uploads.turns import PATIENCE_S
 from tests.net.wire import ABORTED, Answer
-from tests.web.support import NOW, PATH, TOKEN, TTL_S, URL, Server, ServerTestCase, bearer, chunked, request, v
+from tests.web.support import NOW, PATH, TOKEN, TTL_S, URL, Server, ServerTestCase, bearer, chunked, request, v, v3
 
 CONTENT = bytes(range(100))
 SIZE = len(CONTENT)
@@ -451,6 +451,38 @@ class SlotTests(ResumingTestCase):
         self.assertEqual(self.server.head(URL, slot).status, 404)
         self.assertEqual(self.server.ask(request("PUT", URL, slot, CONTENT)).status, 201)
         self.assertEqual(self.server.ask(part(40, 99)).status, 201)
+
+
+class OpenSizeTests(ResumingTestCase):
+    """A ``v3`` signature leaves the size open: the requests of one slot may disagree about it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.serve(accept_v3=True)
+        self.target = v3(PATH, int(NOW) + 300)
+
+    def put(self, content: bytes, headers: Mapping[str, str]) -> Answer:  # type: ignore[override]
+        return self.server.ask(request("PUT", self.target, headers, content))
+
+    def begin(self) -> None:
+        """Ten bytes of a hundred, with a session token."""
+        answer = self.put(CONTENT[:10], {"Content-Range": f"bytes 0-9/{SIZE}", **SESSION})
+        self.assertEqual(answer.status, 202)
+
+    def test_whole_file_of_another_size(self) -> None:
+        """It begins anew, with its own session token or without one, and whether it is shorter than what is here."""
+        for content in (CONTENT[:5], CONTENT[:50], CONTENT * 2):
+            for headers in ({}, SESSION, OTHER_SESSION):
+                self.begin()
+                self.assert_stored(self.put(content, headers), content)
+                (self.root / PATH).unlink()
+
+    def test_part_of_another_size(self) -> None:
+        """It can't be a part of the upload that is here, which stays."""
+        self.begin()
+        answer = self.put(CONTENT[10:20], {"Content-Range": "bytes 10-19/20"})
+        self.assert_refused(answer, 400, "bad-range")
+        self.assert_stored(self.put(CONTENT[10:], {"Content-Range": f"bytes 10-99/{SIZE}"}))
 
 
 class NewestTests(ResumingTestCase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from hmacfs.logs import text_line
-from hmacfs.net.streaming import Limits
+from hmacfs.net.limits import Limits
 from tests.net.wire import Answer
 from tests.uploads.test_beside import HeldThreads
 from tests.web.support import NOW, PATH, TOKEN, URL, Server, ServerTestCase, bearer, request, url, v

@@ -11,7 +11,7 @@ from base64 import b64encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmacfs.net.streaming import Limits
+from hmacfs.net.limits import Limits
 from tests.access.vectors import hex_mac, jwt, signatures
 from tests.net.wire import CLOSED, OPEN, Answer
 from tests.web.support import (
@@ -182,10 +182,6 @@ class NameTests(ServerTestCase):
             (b"u/%2e%2E", b"u/.."),
             (b"u/.", b"u/."),
             (b"../u", b"../u"),
-            (b"u//f", b"u//f"),
-            (b"u/f/", b"u/f/"),
-            (b"/f", b"/f"),
-            (b"", b""),
             (b"u/a%2Fb", b"u/a/b"),
             (b"u/..%2f..%2fetc", b"u/../../etc"),
             (b"u/f%00.jpg", b"u/f\0.jpg"),
@@ -194,17 +190,23 @@ class NameTests(ServerTestCase):
             (b".hmacfs/server.key", b".hmacfs/server.key"),
             (b"%2Ehmacfs/state.sqlite", b".hmacfs/state.sqlite"),
             (b".HMACFS/parts", b".HMACFS/parts"),
-            (b"u/" + b"x" * 256, b"u/" + b"x" * 256),
-            (b"u/" + b"%C3%A9" * 128, "é".encode() * 128),
         ):
             target = b"/upload/%b?v=%b" % (raw, hex_mac(decoded + b" 3", SECRET).encode())
             self.assert_refused(self.server.ask(request("PUT", target, None, b"abc")), 400, "bad-path")
             self.assert_refused(self.server.ask(request("GET", b"/upload/" + raw)), 400, "bad-path")
         self.assertEqual(self.tree(), [])
 
+    def test_impossible(self) -> None:
+        """Names that no file can have, and that nobody means any harm by."""
+        for raw in (b"u/" + b"x" * 256, b"u/" + b"%C3%A9" * 128, b"u//x", b"u/", b"/x", b""):
+            target = b"/upload/%b?v=%b" % (raw, b"0" * 64)
+            self.assert_refused(self.server.ask(request("PUT", target, None, b"abc")), 400, "bad-name")
+            self.assert_refused(self.server.ask(request("GET", b"/upload/" + raw)), 400, "bad-name")
+        self.assertEqual(self.tree(), [])
+
     def test_no_name(self) -> None:
         """The prefix alone, without a slash behind it."""
-        self.assert_refused(self.server.ask(request("GET", "/upload")), 400, "bad-path")
+        self.assert_refused(self.server.ask(request("GET", "/upload")), 400, "bad-name")
 
     def test_accepted(self) -> None:
         """Names as clients send them: stored byte for byte, and found again."""

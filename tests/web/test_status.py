@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.access.addresses import ClientAddresses
 from hmacfs.metrics import CONTENT_TYPE, Metrics
-from hmacfs.net.streaming import Limits
+from hmacfs.net.limits import Limits
 from hmacfs.web.site import HmacfsSite
 from hmacfs.web.status import build_status
 from tests.net.wire import Answer, Wire
