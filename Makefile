@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3.
 	$(shell $(python) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 		&& command -v $(python))))
 
-.PHONY: help run test lint bench format dist clean
+.PHONY: help run test lint fuzz bench format man dist clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -16,8 +16,10 @@ help:
 	@echo 'make run     start hmacfs here, with a curl line to try it (Ctrl-C ends it)'
 	@echo 'make test    all tests, on the newest Twisted and on Debian'"'"'s'
 	@echo 'make lint    ruff, mypy, import-linter'
-	@echo 'make bench   upload throughput, as ratios, into docs/benchmarks.md (a quarter of an hour)'
+	@echo 'make fuzz    some ten thousand examples against each parser and against the whole request path'
+	@echo 'make bench   throughput and the cost of hostile clients, into docs/benchmarks.md (a quarter of an hour)'
 	@echo 'make format  let ruff lay out the code'
+	@echo 'make man     manual page and completion for bash, in build/'
 	@echo 'make dist    source archive and wheel, in dist/'
 	@echo 'make clean   remove everything that the others have made, except data/'
 
@@ -36,20 +38,31 @@ lint: $(VENV)/.developing
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+# FUZZ="--target connections --examples 1000000 --seed mine --jobs 2" is a campaign of your own.
+fuzz: $(VENV)/.developing
+	$(VENV)/bin/python -m tests.fuzz $(FUZZ)
+
 # BENCH="--quick" only shows that it runs.
 bench: $(VENV)/.developing
 	$(VENV)/bin/python -m bench $(if $(BENCH),$(BENCH),--write docs/benchmarks.md)
+	$(if $(BENCH),,$(VENV)/bin/python -m bench.index --write docs/benchmarks.md)
 
 format: $(VENV)/.developing
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# TOOLS=python3 takes that interpreter, if it has what hmacfs needs.
+man: $(if $(TOOLS),,$(VENV)/.installed)
+	mkdir -p build/man build/completion
+	$(or $(TOOLS),$(VENV)/bin/python) -m hmacfs.cli.manual > build/man/hmacfs.1
+	$(or $(TOOLS),$(VENV)/bin/python) -m hmacfs.cli.completing > build/completion/hmacfs.bash
 
 dist: $(VENV)/.developing
 	rm -rf dist
 	$(VENV)/bin/python -m build --outdir dist .
 
 clean:
-	rm -rf $(VENV) .venv-debian build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-debian .venv-24.11 build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
 

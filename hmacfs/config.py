@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -19,8 +20,10 @@ import attrs
 from attrs import field, frozen
 
 from hmacfs import config_addresses as addresses
+from hmacfs import config_retention as retention
 from hmacfs import config_values as values
 from hmacfs.config_addresses import Listen, RedisAddress, Trusted
+from hmacfs.config_retention import RetentionRule
 from hmacfs.config_toml import ConfigError, TomlFile, read_toml
 from hmacfs.config_values import Here, Reader, nearest, show, show_key
 from hmacfs.units import DAY_S, HOUR_S
@@ -54,11 +57,6 @@ _MIB = 1024 * _KIB
 #: Keys that are read and checked, and that nothing acts on in this version, by the feature that is missing. A feature
 #: that is there leaves this table.
 MISSING_FEATURES: Mapping[str, tuple[str, ...]] = {
-    "bans": ("BlockAfterFails", "BlockDuration", "AutoUnban", "AutoBanTime", "BlockScope", "BanPrefixV6"),
-    "retention": (
-        *("DeleteFiles", "DeleteFilesAfterPeriod", "RetentionPolicyEnabled", "MaxRetentionSize", "MaxRetentionTime"),
-        *("RetentionInterval", "RetentionGrace"),
-    ),
     "rotation of the secret": ("ReaskSecretEnabled", "ReaskSecretInterval", "SecretGracePeriod"),
     "worker processes": ("NumCores",),
 }
@@ -128,6 +126,8 @@ class Config:
     :ivar read_timeout_s: without one byte of an expected body.
     :ivar write_timeout_s: without progress of a response.
     :ivar min_body_rate: bytes per second that a body must average over a minute; 0 for any.
+    :ivar max_connections: at all places for files together; 0 for any number.
+    :ivar max_connections_per_ip: of one address, or requests in progress of one client behind a proxy; 0 for any number.
     :ivar buffer_bytes: to read from the socket at once while a body arrives.
 
     :ivar max_retries: of a step that failed for a reason that may pass.
@@ -156,6 +156,15 @@ class Config:
     :ivar max_retention_s: the age of a file.
     :ivar retention_interval_s: the time between two sweeps.
     :ivar retention_grace_s: how long files are spared that were there before retention was switched on.
+    :ivar retention_rules: how long files of certain paths and types are kept; the first that fits counts.
+    :ivar report_file: where deletions are reported to; ``None`` for nowhere.
+
+    :ivar quota_per_user_bytes: what the files of one user may take; ``None`` for no limit.
+    :ivar quota_per_domain_bytes: likewise of one domain.
+    :ivar quota_total_bytes: likewise of all.
+    :ivar quota_policy: ``refuse``, or ``oldest`` where older files make room for a new one.
+
+    :ivar delete_secret: with what an XMPP server signs that a file is to be deleted; empty where it can't.
 
     :ivar num_cores: the number of worker processes, or ``auto``.
     """
@@ -193,6 +202,8 @@ class Config:
     read_timeout_s: float = _key("ReadTimeout", 900, values.duration(least_s=1, most_s=DAY_S))
     write_timeout_s: float = _key("WriteTimeout", 900, values.duration(least_s=1, most_s=DAY_S))
     min_body_rate: int = _key("MinBodyRate", 256, values.size())
+    max_connections: int = _key("MaxConnections", 10_000, values.whole(0, 1_000_000))
+    max_connections_per_ip: int = _key("MaxConnectionsPerIP", 256, values.whole(0, 1_000_000))
     buffer_bytes: int = _key("BufferSize", 65536, values.size(4 * _KIB, 4 * _MIB))
 
     max_retries: int = _key("MaxRetries", 5, values.whole(0, 1000))
@@ -207,7 +218,7 @@ class Config:
     redis_prefix: str = _key("RedisPrefix", "hmacfs:", values.text)
     redis_ca_file: Path | None = _key("RedisCAFile", "", values.readable_file)
 
-    block_after_fails: int = _key("BlockAfterFails", 3, values.whole(0, 1_000_000))
+    block_after_fails: int = _key("BlockAfterFails", 3, values.whole(0, 1000))
     block_duration_s: float = _key("BlockDuration", 300, values.duration(least_s=1))
     auto_unban: bool = _key("AutoUnban", True, values.boolean)
     auto_ban_time_s: float = _key("AutoBanTime", 600, values.duration(least_s=1))
@@ -221,6 +232,15 @@ class Config:
     max_retention_s: float = _key("MaxRetentionTime", "30d", values.duration(least_s=1))
     retention_interval_s: float = _key("RetentionInterval", "1h", values.duration(least_s=1))
     retention_grace_s: float = _key("RetentionGrace", "24h", values.duration())
+    retention_rules: tuple[RetentionRule, ...] = _key("RetentionRules", [], retention.retention_rules)
+    report_file: Path | None = _key("ReportFile", "", values.optional_path)
+
+    quota_per_user_bytes: int | None = _key("QuotaPerUser", 0, values.limit)
+    quota_per_domain_bytes: int | None = _key("QuotaPerDomain", 0, values.limit)
+    quota_total_bytes: int | None = _key("QuotaTotal", 0, values.limit)
+    quota_policy: str = _key("QuotaPolicy", "refuse", values.choice("refuse", "oldest"))
+
+    delete_secret: str = _key("DeleteSecret", "", values.text, confidential=True)
 
     num_cores: int | Literal["auto"] = _key("NumCores", "auto", values.cores)
 
@@ -278,9 +298,11 @@ class _Reading:
         here = Here(here.base, self._values["UnixSocket"], self._values["UnixSocketMode"])
         self._read([name for name in KEYS if name not in self._values], here)
         self._take_secret()
+        self._check_readers()
         self._check_listening()
         self._check_store()
         self._check_redis()
+        self._check_delete_secret()
         self._check_pointless()
         if self._faults:
             raise ConfigError(self._noted(self._faults))
@@ -326,6 +348,12 @@ class _Reading:
         except (OSError, ValueError) as error:
             self._fault("SecretFile", str(error))
 
+    def _check_readers(self) -> None:
+        told = [name for name in self._written if KEYS[name].confidential and self._written[name]]
+        with suppress(OSError):  # gone since it was read
+            if told and self._path.stat().st_mode & stat.S_IROTH:
+                self._warn(told[0], f"everybody on this machine may read it here. Say: chmod o= {self._path}")
+
     def _judge_secret(self, name: str, secret: bytes) -> None:
         text = secret.decode("utf-8", "surrogateescape")
         if text.lower() in _WELL_KNOWN_SECRETS:
@@ -352,7 +380,7 @@ class _Reading:
         if "StoreDir" in self._faulty:
             return
         store = Path(os.path.realpath(self._values["StoreDir"]))
-        for name in ("SecretFile", "LogFile"):
+        for name in ("SecretFile", "LogFile", "ReportFile"):
             file = self._values[name]
             if file is not None and _is_served(store, file):
                 self._fault(name, f"lies in StoreDir, {store}, from where it would be served")
@@ -368,6 +396,11 @@ class _Reading:
         if redis is None and self._values["RedisPassword"]:
             self._warn("RedisPassword", "has no effect, as RedisAddr is empty")
 
+    def _check_delete_secret(self) -> None:
+        delete_secret = self._values["DeleteSecret"]
+        if delete_secret and delete_secret.encode() == self._values["Secret"]:
+            self._warn("DeleteSecret", "is the same as the secret. Take another: each should be good for one thing.")
+
     def _check_pointless(self) -> None:
         if any(proxy != "unix" and proxy.prefixlen == 0 for proxy in self._values["TrustedProxies"]):
             self._warn("TrustedProxies", "everybody is trusted, so that every client may claim any address")
@@ -376,6 +409,9 @@ class _Reading:
             self._warn(
                 "MaxRetentionSize", "is less than MaxUploadSize: one large upload would push out all other files"
             )
+        quotas = ("QuotaPerUser", "QuotaPerDomain", "QuotaTotal")
+        if self._values["QuotaPolicy"] == "oldest" and not any(self._values[name] for name in quotas):
+            self._warn("QuotaPolicy", "has no effect, as there is no quota")
 
     def _inactive(self) -> list[tuple[int, str]]:
         return [
@@ -420,4 +456,4 @@ def _suggestion(spelling: str, value: object) -> str:
     name = _RENAMED.get(lowered) or _NAMES.get(nearest(lowered, _NAMES) or "")
     if name is not None:
         return f" Did you mean {name}?"
-    return " The file has keys alone, no tables." if isinstance(value, dict) else ""
+    return " The file has keys alone, no [sections]." if isinstance(value, dict) else ""

@@ -66,9 +66,32 @@ class Metrics:
             "Requests that were no HTTP, or too dangerous to be read as such, by reason.",
             "reason",
         )
+        self.connections = self._gauge("connections", "Connections that are open, those to metrics not among them.")
+        self.excess_connections = self._counter(
+            "excess_connections",
+            "Connections turned away: for the limit of their address, or for that of all together.",
+            "limit",
+        )
 
         self.stored_files = self._gauge("stored_files", "Files in the store.")
         self.stored_bytes = self._gauge("stored_bytes", "Bytes in the store.")
+        self.store_up = self._gauge("store_up", "Whether files can be stored: 0 while StoreDir is gone or read-only.")
+        self.log_lines_lost = self._gauge("log_lines_lost", "Lines that could not be written to the log.")
+        self.deleted_files = self._counter("deleted_files", "Stored files that were deleted, by reason.", "reason")
+        self.deleted_bytes = self._counter("deleted_bytes", "Bytes of deleted files, by reason.", "reason")
+        self.retention_last_sweep = self._gauge(
+            "retention_last_sweep_timestamp_seconds", "When the last sweep of retention began that came to its end."
+        )
+        self.retention_sweep_seconds = self._gauge("retention_sweep_seconds", "How long that sweep took.")
+        self.index_scanned_files = self._gauge(
+            "index_scanned_files", "Files that the last comparison of the store with its index has seen so far."
+        )
+        self.index_skipped_files = self._gauge(
+            "index_skipped_files", "Files in the store that no URL can name, or that can't be read."
+        )
+        self.index_differences = self._counter(
+            "index_differences", "Files of which the index was wrong and was corrected, by kind.", "kind"
+        )
         self.disk_free_bytes = self._gauge("disk_free_bytes", "Bytes free for us on the store's file system.")
         self.disk_size_bytes = self._gauge("disk_size_bytes", "Size of the store's file system in bytes.")
 
@@ -85,6 +108,13 @@ class Metrics:
         self.redis_round_trip_seconds = self._absent_gauge(
             "redis_round_trip_seconds", "How long Redis' last answer took."
         )
+        self.failures = self._counter("failures", "Failed attempts that count towards a block, by reason.", "reason")
+        self.bans_imposed = self._counter("bans_imposed", "Blocks and bans that failures led to, by kind.", "kind")
+        self.blocked_requests = self._counter(
+            "blocked_requests", "Requests and connections refused because of a block or a ban, by kind.", "kind"
+        )
+        self.blocked_addresses = self._gauge("blocked_addresses", "Addresses or networks that are blocked.")
+        self.banned_addresses = self._gauge("banned_addresses", "Addresses or networks that are banned.")
         self.retries = self._counter(
             "retries", "Steps tried again because they had failed on our side, by step.", "step"
         )
@@ -112,6 +142,10 @@ class Metrics:
         for gauge, value in self._watched.items():
             try:
                 now = value()
+            except OSError as error:
+                name = next(iter(gauge.describe())).name
+                self._log.error("{metric} could not be found out: {error}", metric=name, error=error, seldom=name)
+                now = nan
             except Exception:
                 self._log.failure("{metric} could not be found out", metric=next(iter(gauge.describe())).name)
                 now = nan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,19 +18,36 @@ from twisted.python.threadpool import ThreadPool
 
 from hmacfs import __version__
 from hmacfs.access.addresses import ClientAddresses
+from hmacfs.access.bans import Bans
+from hmacfs.access.banstate import IBanState, Policy
+from hmacfs.access.embeddedbans import FILE_NAME as BANS_FILE_NAME
+from hmacfs.access.embeddedbans import EmbeddedBanState
 from hmacfs.access.gate import Gate
 from hmacfs.access.keys import Keyring, Secret
-from hmacfs.config import Config, Listen
+from hmacfs.access.redisbans import RedisBanState
+from hmacfs.access.scopes import Scopes
+from hmacfs.config import Config, Listen, RedisAddress
 from hmacfs.errors import StartError
 from hmacfs.logs import Logs, RequestEntry
 from hmacfs.metrics import Metrics
+from hmacfs.net.admission import Connections, RequestsInProgress
+from hmacfs.net.descriptors import PER_CONNECTION, affordable_connections, raise_limit
+from hmacfs.net.limits import Limits
 from hmacfs.net.listening import CannotListen, Listener
 from hmacfs.net.redislink import RedisLink
-from hmacfs.net.streaming import Limits
 from hmacfs.net.sweeps import Sweeps
 from hmacfs.net.threads import Threads
+from hmacfs.net.wheel import Wheel
+from hmacfs.storage.asked import AskedDeletions
+from hmacfs.storage.deleting import Deleting
+from hmacfs.storage.index import FILE_NAME, Index
+from hmacfs.storage.indexing import Indexing
+from hmacfs.storage.quotas import QuotaLimits, Quotas
+from hmacfs.storage.report import Report
+from hmacfs.storage.retention import Retention, RetentionSweeps, policy_of
 from hmacfs.storage.space import Reservations
-from hmacfs.storage.store import Store, StoredFile
+from hmacfs.storage.store import Store
+from hmacfs.storage.watch import LOOK_EVERY_S, Watch
 from hmacfs.uploads.embedded import EmbeddedUploadState
 from hmacfs.uploads.identity import server_key
 from hmacfs.uploads.janitor import Janitor
@@ -39,6 +56,7 @@ from hmacfs.uploads.retrying import Retries
 from hmacfs.uploads.state import IUploadState, StateUnavailable, Status
 from hmacfs.uploads.upload import Means
 from hmacfs.uploads.uploads import Uploads
+from hmacfs.web.answers import ALWAYS, EVERYWHERE
 from hmacfs.web.base import Nothing
 from hmacfs.web.downloads import Downloads
 from hmacfs.web.root import build_root
@@ -63,7 +81,9 @@ _LINGER_S = 30.0
 _LINGER_BYTES = 1024 * 1024 * 1024
 
 _EXPIRE_EVERY_S = 60.0
-_COUNT_EVERY_S = 3_600.0
+_BANS_EVERY_S = 1.0
+_PURGE_BANS_EVERY_S = 60.0
+_INDEX_EVERY_S = 60.0
 _RECONCILE_EVERY_S = 86_400.0
 
 
@@ -72,18 +92,42 @@ class Serving:
 
     Made when the process has become what it will be (daemon, user), and no request has come yet.
 
+    :param scopes: says whom failures are counted for.
     :ivar root: the resource tree.
+    :ivar bans: who is blocked or banned.
     """
 
     _log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, threads: Threads, metrics: Metrics) -> None:
+    def __init__(self, config: Config, reactor: Any, threads: Threads, metrics: Metrics, scopes: Scopes) -> None:
         self._threads = threads
         self._metrics = metrics
         self._config = config
         self._store = Store.open(config.store_dir)
+        self._index = Index(self._store.own_directory / FILE_NAME)
+        self._indexing = Indexing(self._store, self._index, reactor, threads, time.time, metrics)
+        self._report = Report(config.report_file)
+        self._retention = RetentionSweeps(
+            Retention(self._index, policy_of(config), config.retention_interval_s),
+            self._deleting("retention").delete,
+            clock=reactor,
+            threads=threads,
+            now=time.time,
+            metrics=metrics,
+        )
         key = server_key(self._store.own_directory)
-        self._state = _make_state(config, reactor, threads, self._store)
+        self._watch_over_store = Watch(self._store, key, threads)
+        self._link = None if config.redis is None else redis_link(config, reactor, config.redis)
+        self._state = _make_state(config, self._link, reactor, threads, self._store)
+        self.bans = Bans(
+            _make_ban_state(config, self._link, threads, self._store),
+            _ban_policy(config),
+            scopes=scopes,
+            spares_readers=config.block_scope == "uploads",
+            now=time.time,
+            monotonic=time.monotonic,
+            metrics=metrics,
+        )
         retries = Retries(config.max_retries, config.retry_delay_s, reactor, self._count_retry)
         self._uploads = Uploads(
             self._store,
@@ -91,13 +135,14 @@ class Serving:
             key,
             Means(reactor, threads, retries),
             reservations=Reservations(self._store.free_bytes, config.min_free_bytes, reactor),
+            quotas=self._make_quotas(config),
             now=time.time,
             hash_all=config.checksum_verification,
             # With 0 nothing could ever be resumed.
             max_attempts=max(1, config.max_retries),
             session_ttl_s=config.session_ttl_s,
             metrics=metrics,
-            published=self._count_stored,
+            published=lambda path, _stored: self._indexing.changed(path),
         )
         self._janitor = Janitor(self._store, self._state, key, threads, time.time, config.session_ttl_s, metrics)
         self.root = self._make_root(config, reactor, retries)
@@ -113,17 +158,40 @@ class Serving:
                 store=self._config.store_dir,
             )
         self._watch()
+        if self._link is not None:
+            await start_link(self._link)
         await self._state.start()
-        sweeps.start("the count of stored files", _COUNT_EVERY_S, self._count_all)
+        await self.bans.start()
+        await self._threads.run(self._store.sweep_going)
+        await self._indexing.start()
+        sweeps.start("retention", self._config.retention_interval_s, self._retention.sweep)
+        sweeps.start("the index of stored files", _INDEX_EVERY_S, self._indexing.look_after)
+        sweeps.start("the end of blocks and bans", _BANS_EVERY_S, self.bans.turn)
+        sweeps.start("the removal of old failures", _PURGE_BANS_EVERY_S, self.bans.purge)
         sweeps.start("the removal of expired uploads", _EXPIRE_EVERY_S, self._janitor.expire)
+        sweeps.start("the watch over StoreDir", LOOK_EVERY_S, self._watch_over_store.look)
         sweeps.start("the count of uploads", _EXPIRE_EVERY_S, self._count_sessions)
         sweeps.start("the search for orphans", _RECONCILE_EVERY_S, self._janitor.reconcile)
+
+    def halt(self) -> None:
+        """Let long work in the background come to its end."""
+        self._indexing.halt()
+        self._retention.halt()
+
+    def reopen(self) -> None:
+        """Take files that were rotated away anew."""
+        self._report.reopen()
 
     async def stop(self) -> None:
         """Make durable what has arrived of uploads, and close the stores."""
         await self._uploads.shutdown()
+        await self._indexing.stop()
         await self._state.stop()
+        await self.bans.stop()
+        if self._link is not None:
+            await self._link.stop()
         self._store.close()
+        self._report.close()
 
     async def failing(self) -> Mapping[str, str]:
         """What keeps us from taking an upload, by what it is about."""
@@ -137,20 +205,45 @@ class Serving:
         return failing
 
     def _make_root(self, config: Config, reactor: Any, retries: Retries) -> Any:
-        gate = Gate(Keyring(Secret(config.secret)), "/".join(config.upload_sub_dir), config.accept_v3, time.time)
+        keyring, prefix = Keyring(Secret(config.secret)), "/".join(config.upload_sub_dir)
+        gate = Gate(keyring, prefix, config.accept_v3, time.time, config.delete_secret.encode())
         downloads = Downloads(
             self._store,
             time.time,
             stall_s=config.write_timeout_s,
             retries=retries if config.get_retries else Retries(0, 0.0, reactor, self._count_retry),
             publishing=self._uploads.publishing if config.get_retries else None,
+            read=self._indexing.read,
         )
-        slots = SlotResource(gate, self._uploads, downloads, self._threads, config.max_upload_bytes)
+        deletions = AskedDeletions(self._store, self._deleting("xmpp-server"), self._threads, time.time, self._metrics)
+        slots = SlotResource(gate, self._uploads, downloads, deletions, self._threads, config.max_upload_bytes)
         return build_root(slots, config.upload_sub_dir)
+
+    def _make_quotas(self, config: Config) -> Quotas:
+        limits = QuotaLimits(
+            config.quota_per_user_bytes,
+            config.quota_per_domain_bytes,
+            config.quota_total_bytes,
+            oldest_go=config.quota_policy == "oldest",
+        )
+        return Quotas(
+            limits,
+            self._index,
+            delete=self._deleting("quota").delete,
+            is_kept=policy_of(config).without_grace().is_spared,
+            flush=self._indexing.flush,
+            threads=self._threads,
+            now=time.time,
+            metrics=self._metrics,
+        )
+
+    def _deleting(self, by: str) -> Deleting:
+        return Deleting(self._store, self._index, self._report.add, by)
 
     def _watch(self) -> None:
         metrics, state, store = self._metrics, self._state, self._store
         metrics.watch(metrics.uploads_in_progress, lambda: len(self._uploads))
+        metrics.watch(metrics.store_up, lambda: int(self._watch_over_store.well))
         metrics.watch(metrics.disk_free_bytes, store.free_bytes)
         metrics.watch(metrics.disk_size_bytes, store.total_bytes)
         if isinstance(state, RedisUploadState):
@@ -160,15 +253,6 @@ class Serving:
     def _count_retry(self, step: str) -> None:
         self._metrics.retries.labels(step).inc()
 
-    def _count_stored(self, stored: StoredFile) -> None:
-        self._metrics.stored_files.inc()
-        self._metrics.stored_bytes.inc(stored.size)
-
-    async def _count_all(self) -> None:
-        usage = await self._threads.run(self._store.usage)
-        self._metrics.stored_files.set(usage.files)
-        self._metrics.stored_bytes.set(usage.size_bytes)
-
     async def _count_sessions(self) -> None:
         try:
             counts = await self._state.counts()
@@ -177,13 +261,9 @@ class Serving:
         self._metrics.sessions_active.set(counts.get(Status.ACTIVE, 0))
 
 
-def _make_state(config: Config, reactor: Any, threads: Threads, store: Store) -> IUploadState:
-    address = config.redis
-    if address is None:
-        path = store.own_directory / "state.sqlite"
-        state: IUploadState = EmbeddedUploadState(path, threads, reactor, config.session_ttl_s)
-        return state
-    link = RedisLink(
+def redis_link(config: Config, reactor: Any, address: RedisAddress) -> RedisLink:
+    """The link to Redis that all of a process share. It is to be started when they are all made."""
+    return RedisLink(
         reactor,
         redis_endpoint(reactor, address, config.redis_ca_file),
         str(address),
@@ -192,7 +272,37 @@ def _make_state(config: Config, reactor: Any, threads: Threads, store: Store) ->
         database=config.redis_db,
         probe_key=f"{config.redis_prefix}probe",
     )
-    return RedisUploadState(link, reactor, config.session_ttl_s, config.redis_prefix)
+
+
+async def start_link(link: RedisLink) -> None:
+    """Start it. That Redis is away is no failure.
+
+    :raises StartError: a library is missing.
+    """
+    try:
+        await link.start()
+    except ImportError as error:
+        raise StartError("RedisAddr is set, and txredisapi (python3-txredisapi) is not installed.") from error
+
+
+def _make_state(config: Config, link: RedisLink | None, reactor: Any, threads: Threads, store: Store) -> IUploadState:
+    if link is None:
+        path = store.own_directory / "state.sqlite"
+        state: IUploadState = EmbeddedUploadState(path, threads, reactor, config.session_ttl_s, time.time)
+        return state
+    return RedisUploadState(link, time.time, config.session_ttl_s, config.redis_prefix)
+
+
+def _make_ban_state(config: Config, link: RedisLink | None, threads: Threads, store: Store) -> IBanState:
+    if link is None:
+        state: IBanState = EmbeddedBanState(store.own_directory / BANS_FILE_NAME, threads, time.time)
+        return state
+    return RedisBanState(link, time.time, config.redis_prefix)
+
+
+def _ban_policy(config: Config) -> Policy:
+    ban_s = config.auto_ban_time_s if config.auto_unban else None
+    return Policy(config.block_after_fails, config.block_duration_s, config.auto_ban_time_s, ban_s)
 
 
 class HmacfsService(MultiService):
@@ -215,13 +325,26 @@ class HmacfsService(MultiService):
         self._threads = Threads(reactor, self._pool)
         self._sweeps = Sweeps(reactor)
         self._serving: Serving | None = None
-        # Scrapes and probes are not what the metrics and the log are about.
-        self._site = self._make_site(self._metrics, self._logs.request)
-        self._status_site = self._make_site(Metrics(), lambda _entry: None)
+        self._addresses = ClientAddresses(config.trusted_proxies)
+        self._scopes = Scopes(self._addresses, config.ban_prefix_v6)
+        self._wheel = Wheel(reactor)
+        self._connections = Connections(config.max_connections, config.max_connections_per_ip, self._scopes.of_peer)
+        # Scrapes and probes are not what the metrics, the log and the limits are about.
+        self._site = self._make_site(
+            self._metrics,
+            self._logs.request,
+            ALWAYS,
+            connections=self._connections,
+            in_progress=RequestsInProgress(config.max_connections_per_ip),
+        )
+        # Nor are they for the pages of other origins, in the browser of somebody who can reach that port.
+        self._status_site = self._make_site(Metrics(), lambda _entry: None, EVERYWHERE)
         self._listen(config.listen, self._site)
         if config.metrics_enabled:
             self._listen(config.metrics_listen, self._status_site)
         self._metrics.watch(self._metrics.goroutines, self._units_of_work)
+        self._metrics.watch(self._metrics.connections, lambda: len(self._connections))
+        self._metrics.watch(self._metrics.log_lines_lost, lambda: self._logs.lost)
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Called by twistd with the application, before logging begins."""
@@ -236,13 +359,29 @@ class HmacfsService(MultiService):
         self._replaced_handler = signal.signal(signal.SIGHUP, self._hung_up)
         for line in (*self._config.warnings, *self._config.inactive):
             self._log.warn("{line}", line=line)
+        self._fit_connections(raise_limit())
         with _ends_with_a_sentence():
-            self._serving = Serving(self._config, self._reactor, self._threads, self._metrics)
+            self._serving = Serving(self._config, self._reactor, self._threads, self._metrics, self._scopes)
             self._site.resource = self._serving.root
+            self._site.bans = self._serving.bans
             self._status_site.resource = build_status(self._metrics, self._serving.failing)
             super().startService()
         self._pool.start()
         self._reactor.callWhenRunning(self._begin, self._serving)
+
+    def _fit_connections(self, descriptors: int) -> None:
+        """Don't take more connections than *descriptors* are enough for."""
+        wanted, affordable = self._connections.most, affordable_connections(descriptors)
+        if wanted > affordable:
+            self._connections.most = affordable
+            self._log.warn(
+                "MaxConnections is {affordable}, not {wanted}: there are {descriptors} file descriptors, and a connection"
+                " may need {each}. For more, raise LimitNOFILE in the systemd unit, or ulimit -Hn.",
+                affordable=affordable,
+                wanted=wanted,
+                descriptors=descriptors,
+                each=PER_CONNECTION,
+            )
 
     def _begin(self, serving: Serving) -> None:
         Deferred.fromCoroutine(serving.start(self._sweeps)).addCallbacks(self._ready, self._cannot_start)
@@ -263,10 +402,17 @@ class HmacfsService(MultiService):
 
     def _hung_up(self, _signal: int, _frame: object) -> None:
         """SIGHUP, which ends a process that doesn't know it: whoever sends it has rotated the log."""
-        self._reactor.callFromThread(self._logs.reopen)
+        self._reactor.callFromThread(self._reopen)
+
+    def _reopen(self) -> None:
+        self._logs.reopen()
+        if self._serving is not None:
+            self._serving.reopen()
 
     async def _stop(self) -> None:
         await super().stopService()
+        if self._serving is not None:
+            self._serving.halt()
         await self._sweeps.stop()
         if self._serving is not None:
             await self._serving.stop()
@@ -285,7 +431,15 @@ class HmacfsService(MultiService):
             for channel in channels:
                 channel.loseConnection()
 
-    def _make_site(self, metrics: Metrics, access_log: Callable[[RequestEntry], None]) -> HmacfsSite:
+    def _make_site(
+        self,
+        metrics: Metrics,
+        access_log: Callable[[RequestEntry], None],
+        always: Iterable[tuple[str, str]],
+        *,
+        connections: Connections | None = None,
+        in_progress: RequestsInProgress | None = None,
+    ) -> HmacfsSite:
         config = self._config
         return HmacfsSite(
             Nothing(),
@@ -299,9 +453,14 @@ class HmacfsService(MultiService):
                 linger_s=_LINGER_S,
                 linger_bytes=_LINGER_BYTES,
             ),
-            addresses=ClientAddresses(config.trusted_proxies),
+            addresses=self._addresses,
             access_log=access_log,
             metrics=metrics,
+            always=always,
+            connections=connections,
+            wheel=self._wheel,
+            in_progress=in_progress,
+            scopes=self._scopes,
         )
 
     def _listen(self, places: tuple[Listen, ...], site: HmacfsSite) -> None:

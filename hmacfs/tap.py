@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from twisted.application.service import IService
@@ -39,6 +40,9 @@ def makeService(options: Options) -> IService:
     from hmacfs.service import HmacfsService
 
     typed: Any = reactor
+    # Its timers would go by the clock on the wall. When somebody sets that, all of them would be due at once, or for days
+    # none.
+    typed.seconds = time.monotonic
     try:
         return HmacfsService(options.config, typed)
     except StartError as error:

@@ -42,6 +42,7 @@ class ConfigTestCase(SynchronousTestCase):
     def load(self, text: str | bytes, secret: str = f'\nSecret = "{SECRET}"\n') -> Config:
         """The configuration in *text*, to which a good secret is added."""
         content = text if isinstance(text, bytes) else (text + secret).encode()
+        self.file.touch(0o600)
         self.file.write_bytes(content)
         return load(self.file)
 
@@ -81,6 +82,7 @@ class LoadTests(ConfigTestCase):
         self.assertEqual((config.log_level, config.log_file, config.log_format), ("info", None, "text"))
         self.assertEqual((config.read_timeout_s, config.write_timeout_s), (900, 900))
         self.assertEqual((config.min_body_rate, config.buffer_bytes), (256, 65536))
+        self.assertEqual((config.max_connections, config.max_connections_per_ip), (10_000, 256))
         self.assertEqual((config.max_retries, config.retry_delay_s, config.get_retries), (5, 2, True))
         self.assertEqual((config.redis, config.redis_prefix, config.redis_ca_file), (None, "hmacfs:", None))
         self.assertEqual((config.session_ttl_s, config.secret_grace_s), (DAY_S, 3600))
@@ -229,7 +231,7 @@ class FaultTests(ConfigTestCase):
         """A file in sections is of another program."""
         self.file.write_text(f'Secret = "{SECRET}"\n[quux]\nport = 1\n[quux.more]\n')
         error = self.assertRaises(ConfigError, load, self.file)
-        self.assertEqual(error.faults, (f"{self.file}:2: quux: unknown key. The file has keys alone, no tables.",))
+        self.assertEqual(error.faults, (f"{self.file}:2: quux: unknown key. The file has keys alone, no [sections].",))
 
     def test_key_set_twice(self) -> None:
         """Two spellings of one key, or one spelling twice, are a fault that names both lines."""
@@ -562,6 +564,20 @@ class SecretTests(ConfigTestCase):
         self.assertIn("everybody on this machine may read it", warning)
         self.assertIn(f"chmod o= {self.directory}/secret", warning)
         self.assertEqual(self.with_file(SECRET.encode(), 0o640).warnings, ())
+
+    def test_open_config(self) -> None:
+        """So is a configuration, once, if a secret or a password stands in it."""
+        self.file.touch()
+        self.file.chmod(0o644)
+        (warning,) = self.warnings('RedisAddr = "localhost:6379"\nRedisPassword = "x"')
+        self.assertEqual(
+            warning, f"2: RedisPassword: everybody on this machine may read it here. Say: chmod o= {self.file}"
+        )
+        (warning,) = self.warnings("")
+        self.assertIn("Secret: everybody", warning)
+        self.assertEqual(self.with_file(SECRET.encode(), 0o640).warnings, ())
+        self.file.chmod(0o640)
+        self.assertEqual(self.warnings(""), [])
 
     def test_well_known(self) -> None:
         """The secrets in examples are warned about, in any case."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import configparser
-import contextlib
-import io
 import json
 import re
 import shlex
@@ -16,7 +14,8 @@ from pathlib import Path
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
-from hmacfs.cli import main
+from hmacfs.cli import parser
+from hmacfs.cli.commands import every_command
 from hmacfs.config import load
 from hmacfs.errors import StartError
 from hmacfs.metrics import Metrics
@@ -32,6 +31,8 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
 _SPAN = re.compile(r"`([^`\n]+)`")
+#: What takes a status and a reason word.
+_REFUSING = ("Refused", "MalformedHead", "canned_answer")
 
 
 def text(page: Path) -> str:
@@ -122,20 +123,16 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("README.md", {page for page, _ in named})
         for page, line in named:
             words = shlex.split(line.partition(">")[0])
-            help_text = self.help_of(words[1])
+            help_text = self.help_of(words)
             self.assertIsNotNone(help_text, f"{page}: {line}")
             for option in (word for word in words if re.match(r"--?[a-z]", word)):
                 self.assertRegex(help_text or "", rf"{re.escape(option)}\b", f"{page}: {line}")
 
-    def help_of(self, name: str) -> str | None:
-        """What a command says of itself; ``None`` if there is no such command."""
-        output = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()):
-                main([name, "--help"])
-        except SystemExit as ended:
-            return None if ended.code else output.getvalue()
-        return None
+    def help_of(self, words: list[str]) -> str | None:
+        """What the command that a line begins with says of itself; ``None`` if there is no such command."""
+        helps = {command.words: command.parser.format_help() for command in every_command(parser())}
+        beginnings = (" ".join(words[:count]) for count in range(len(words), 1, -1))
+        return next((helps[words] for words in beginnings if words in helps), None)
 
 
 class SnippetTests(SynchronousTestCase):
@@ -202,7 +199,7 @@ def reasons() -> set[Reason]:
 
 def _reasons_of(node: ast.AST) -> Iterator[Reason]:
     """What one call refuses with, or what is noted for the log alone: there the connection has ended, which is 499."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Refused", "MalformedHead"):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _REFUSING:
         status, word = (_constant(argument) for argument in node.args[:2])
         if isinstance(status, int) and isinstance(word, str):
             yield Reason(word, status)
@@ -258,6 +255,54 @@ class TableTests(SynchronousTestCase):
         exposed = {name for name in types if not name.endswith("_created")}
         table = rows(ROOT / "docs" / "operators-guide.md", "## Metrics")
         self.assertEqual({name for cells in table for name in _SPAN.findall(cells[0])}, exposed)
+
+
+#: What hmacfs says to Redis outside of scripts; AUTH needs no permission.
+_REDIS_CONNECTION = {"ping", "select", "eval", "evalsha", "subscribe"}
+
+
+class SecurityTests(SynchronousTestCase):
+    """The page on security promises nothing that isn't looked after."""
+
+    page = ROOT / "docs" / "security.md"
+
+    def test_tests(self) -> None:
+        """Every test that is named as the proof of a promise exists, and every promise names one."""
+        there = {
+            f"{module.stem}.{suite.name}.{test.name}"
+            for module in (ROOT / "tests").rglob("test_*.py")
+            for suite in ast.parse(text(module)).body
+            if isinstance(suite, ast.ClassDef)
+            for test in suite.body
+            if isinstance(test, (ast.FunctionDef, ast.AsyncFunctionDef))
+        }
+        promises, _, _ = text(self.page).partition("## What it doesn't promise")
+        named = [span for span in _SPAN.findall(promises) if span.startswith("test_")]
+        self.assertGreater(len(named), 50)
+        self.assertEqual(set(named) - there, set())
+        for heading in re.findall(r"^### .*$", promises, re.MULTILINE):
+            for _, proof in rows(self.page, heading):
+                self.assertIn("`test_", proof, heading)
+
+    def test_redis_user(self) -> None:
+        """The user for Redis may do all that the scripts do, and nothing else."""
+        [line] = [line for line in text(self.page).splitlines() if line.startswith("user hmacfs ")]
+        called = {
+            command.lower()
+            for module in (ROOT / "hmacfs").rglob("*.py")
+            for command in re.findall(r"""redis\.p?call\(['"](\w+)""", text(module))
+        }
+        self.assertEqual(set(re.findall(r" \+(\w+)", line)), called | _REDIS_CONNECTION)
+
+    def test_compared_in_constant_time(self) -> None:
+        """No MAC, signature or token of a client is compared with ``==`` where the other side is the right one."""
+        suspicious = re.compile(
+            r"(?<!\w)(mac|signature|expected|computed|given)(\([^)]*\))? (==|!=) |(==|!=) (mac|given)\b"
+        )
+        for module in (ROOT / "hmacfs" / "access").glob("*.py"):
+            self.assertIsNone(suspicious.search(text(module)), module.name)
+        for name in ("signatures.py", "diagnosis.py"):
+            self.assertIn("hmac.compare_digest(", text(ROOT / "hmacfs" / "access" / name), name)
 
 
 class NginxTests(PeerTestCase):

@@ -7,13 +7,16 @@ import json
 import os
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.application.service import Application
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver, Logger, globalLogPublisher
@@ -21,8 +24,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs import service as service_module
 from hmacfs.config import load
+from hmacfs.errors import StartError
 from hmacfs.net.threads import InlineThreads
-from hmacfs.service import HmacfsService
+from hmacfs.service import HmacfsService, redis_link, start_link
+from hmacfs.storage.indexing import FLUSH_AFTER_S
 from hmacfs.web.site import HmacfsSite
 from tests.net.wire import Answer, Wire
 from tests.web.support import PATH, SECRET, URL, bearer, request, v, v3
@@ -70,6 +75,7 @@ class ServiceTestCase(SynchronousTestCase):
         }
         settings = {**usual, **keys}
         file = self.directory / "config.toml"
+        file.touch(0o600)
         file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()), encoding="utf-8")
         self.service = HmacfsService(load(file), self.reactor)
         self.application: Any = Application("hmacfs")
@@ -132,6 +138,18 @@ class LifeTests(ServiceTestCase):
         self.assertEqual(self.ask(request("GET", URL)).body, CONTENT)
         self.assertEqual((self.directory / "store" / PATH).read_bytes(), CONTENT)
 
+    def test_bans(self) -> None:
+        """A client that fails is blocked, also by the service that starts next; scrapes are not."""
+        self.start(TrustedProxies=[])
+        for _ in range(3):
+            self.assertEqual(self.put(f"{URL}?v={'0' * 64}").status, 403)
+        self.assertEqual(self.put().status, 429)
+        self.stop()
+        self.reactor = Reactor()
+        self.start(TrustedProxies=[])
+        self.assertEqual(self.put().status, 429)
+        self.assertEqual(self.scrape()["hmac_file_server_blocked_addresses"], 1)
+
     def test_requests_are_logged(self) -> None:
         """Those for files; not the scrapes and probes, of which there are many."""
         self.start()
@@ -146,6 +164,7 @@ class LifeTests(ServiceTestCase):
         """Under the names that dashboards know."""
         self.start()
         self.put()
+        self.reactor.advance(FLUSH_AFTER_S)
         shown = self.scrape()
         prefix = "hmac_file_server_"
         self.assertEqual(shown[prefix + "uploads_total"], 1)
@@ -153,6 +172,18 @@ class LifeTests(ServiceTestCase):
         self.assertEqual((shown[prefix + "stored_files"], shown[prefix + "stored_bytes"]), (1, 16))
         for name in ("goroutines", "uploads_in_progress", "disk_free_bytes", "disk_size_bytes", "sessions_active"):
             self.assertIn(prefix + name, shown)
+
+    def test_metrics_are_not_for_other_origins(self) -> None:
+        """A web page in the browser of somebody who can reach the port reads nothing there; files are for everybody."""
+        self.start()
+        for page in ("/metrics", "/readyz", "/healthz", "/nothing", "/metrics/"):
+            for method in ("GET", "OPTIONS", "PUT"):
+                answer = self.ask(request(method, page), METRICS)
+                self.assertNotIn("access-control-allow-origin", answer.headers, f"{method} {page}")
+                self.assertEqual(answer.headers["x-content-type-options"], "nosniff")
+                self.assertEqual(answer.headers["server"], "hmacfs")
+        self.assertNotIn("access-control-allow-origin", self.ask(b"garbage\r\n", METRICS).headers)
+        self.assertEqual(self.ask(request("GET", "/upload/x/y")).headers["access-control-allow-origin"], "*")
 
     def test_work_in_flight(self) -> None:
         self.start()
@@ -167,6 +198,8 @@ class LifeTests(ServiceTestCase):
         (self.directory / "store" / "old").mkdir(parents=True)
         (self.directory / "store" / "old" / "f").write_bytes(b"12345")
         self.start()
+        # Between the steps of the scan.
+        self.reactor.pump([0.0] * 10)
         shown = self.scrape()
         self.assertEqual((shown["hmac_file_server_stored_files"], shown["hmac_file_server_stored_bytes"]), (1, 5))
 
@@ -229,6 +262,19 @@ class LifeTests(ServiceTestCase):
         self.assertIn(" 201 ", self.logged())
         self.stop()
         self.assertEqual(signal.getsignal(signal.SIGHUP), before)
+
+
+class RedisTests(ServiceTestCase):
+    """Without a Redis to talk to."""
+
+    def test_txredisapi_is_missing(self) -> None:
+        """The operator reads what to install."""
+        config = self.make(RedisAddr="localhost:6379")._config
+        assert config.redis is not None
+        link = redis_link(config, self.reactor, config.redis)
+        with patch.dict(sys.modules, {"txredisapi": None}):
+            error = self.failureResultOf(Deferred.fromCoroutine(start_link(link)), StartError)
+        self.assertIn("python3-txredisapi", str(error.value))
 
 
 class StartTests(ServiceTestCase):

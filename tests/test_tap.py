@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import IService, IServiceMaker
+from twisted.internet import reactor
 from twisted.plugin import getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,6 +19,8 @@ class TapTests(SynchronousTestCase):
     """From a command line to a service that has not begun yet."""
 
     def setUp(self) -> None:
+        # What makeService does to the real one must not outlive a test.
+        self.patch(reactor, "seconds", time.time)
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
         self.file = self.directory / "config.toml"
@@ -36,6 +41,12 @@ class TapTests(SynchronousTestCase):
         service = makeService(self.parsed('Secret = "a secret of more than 16 characters"\nListenPort = 0\n'))
         self.assertIsInstance(service, HmacfsService)
         self.assertTrue(IService.providedBy(service))
+
+    def test_timers_go_by_a_clock_that_nobody_sets(self) -> None:
+        """Otherwise all of them would be due at once when somebody does."""
+        makeService(self.parsed('Secret = "a secret of more than 16 characters"\n'))
+        real: Any = reactor
+        self.assertIs(real.seconds, time.monotonic)
 
     def test_nothing_happens_yet(self) -> None:
         """twistd has not become a daemon, nor another user."""
