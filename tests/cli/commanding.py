@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from io import BytesIO, TextIOWrapper
+from io import BytesIO, StringIO, TextIOWrapper
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -48,3 +49,45 @@ class StreamsTestCase(SynchronousTestCase):
         except SystemExit as ended:
             assert isinstance(ended.code, int)
             return ended.code
+
+
+class CommandTestCase(SynchronousTestCase):
+    """A test of commands about one configuration.
+
+    :ivar config: the file.
+    """
+
+    config: Path
+
+    def configure(self, text: str) -> None:
+        self.config.write_text(text, encoding="utf-8")
+
+    def run_it(self, *argv: str, words: int = 1) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error.
+
+        :param words: how many of *argv* name the command.
+        """
+        out, err = StringIO(), StringIO()
+        streams = self.patch(sys, "stdout", out), self.patch(sys, "stderr", err)
+        try:
+            status = main([*argv[:words], "-c", str(self.config), *argv[words:]])
+        except SystemExit as ended:
+            assert isinstance(ended.code, int)
+            status = ended.code
+        finally:
+            for stream in streams:
+                stream.restore()
+        return status, out.getvalue(), err.getvalue()
+
+    def printed(self, *argv: str, words: int = 1) -> str:
+        """What a command prints that goes well."""
+        status, out, err = self.run_it(*argv, words=words)
+        self.assertEqual((status, err), (0, ""))
+        return out
+
+    def refused(self, *argv: str, status: int = 1, words: int = 1) -> str:
+        """What one says that doesn't."""
+        ended, out, err = self.run_it(*argv, words=words)
+        self.assertEqual((ended, out), (status, ""))
+        self.assertNotIn("Traceback", err)
+        return err

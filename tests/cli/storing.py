@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from twisted.trial.unittest import SynchronousTestCase
 
-from hmacfs.cli import audit, main
+from hmacfs.cli import audit
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.index import FILE_NAME, Index
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.scan import Scan
 from hmacfs.storage.store import Store
+from tests.cli.commanding import CommandTestCase
 
 SECRET = "a secret of more than 16 characters"
 DAY_S = 86_400.0
@@ -25,7 +23,7 @@ NOW = 1_795_000_000.0
 FACTS = Facts("image/png", bytes(32), None, None, NOW - 10 * DAY_S)
 
 
-class StoredTestCase(SynchronousTestCase):
+class StoredTestCase(CommandTestCase):
     """A configuration, a store, and commands about it.
 
     :ivar audited: the lines for the system's log.
@@ -42,8 +40,8 @@ class StoredTestCase(SynchronousTestCase):
         self.store = Store.open(self.root)
         self.addCleanup(self.store.close)
 
-    def configure(self, more: str) -> None:
-        self.config.write_text(f'Secret = "{SECRET}"\nStoreDir = "{self.root}"\n{more}', encoding="utf-8")
+    def configure(self, text: str) -> None:
+        super().configure(f'Secret = "{SECRET}"\nStoreDir = "{self.root}"\n{text}')
 
     def put(self, path: str | bytes, content: bytes = b"content", **facts: Any) -> None:
         """Store a file, and tell nobody."""
@@ -63,25 +61,9 @@ class StoredTestCase(SynchronousTestCase):
         """The stored files."""
         return sorted(path.decode("utf-8", "backslashreplace") for path, _ in self.store.walk())
 
-    def run_it(self, *words: str, verb: bool = True) -> tuple[int, str, str]:
-        """Exit status, standard output and standard error of a command.
+    def run_it(self, *argv: str, words: int = 2) -> tuple[int, str, str]:
+        return super().run_it(*argv, words=words)
 
-        :param verb: whether two words say what to do, or one.
-        """
-        out, err = StringIO(), StringIO()
-        streams = self.patch(sys, "stdout", out), self.patch(sys, "stderr", err)
-        at = 2 if verb else 1
-        try:
-            status = main([*words[:at], "-c", str(self.config), *words[at:]])
-        except SystemExit as end:
-            status = int(end.code or 0)
-        finally:
-            for stream in reversed(streams):
-                stream.restore()
-        return status, out.getvalue(), err.getvalue()
-
-    def json_of(self, *words: str, verb: bool = True) -> list[dict[str, Any]]:
+    def json_of(self, *argv: str, words: int = 2) -> list[dict[str, Any]]:
         """What a command that goes well says with ``--json``."""
-        status, out, err = self.run_it(*words, "--json", verb=verb)
-        self.assertEqual((status, err), (0, ""))
-        return [json.loads(line) for line in out.splitlines()]
+        return [json.loads(line) for line in self.printed(*argv, "--json", words=words).splitlines()]

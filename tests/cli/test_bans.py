@@ -4,59 +4,34 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
-
 from hmacfs.access.banstate import Failure, IBanState, Kind, Policy, Record, Sentence, judged, sentenced
 from hmacfs.access.embeddedbans import FILE_NAME, EmbeddedBanState
-from hmacfs.cli import audit, main
+from hmacfs.cli import audit
 from hmacfs.net.threads import InlineThreads
+from tests.cli.commanding import CommandTestCase
 
 SECRET = "a secret of more than 16 characters"
 
 
-class BansTests(SynchronousTestCase):
+class BansTests(CommandTestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
         self.own = self.directory / "store" / ".hmacfs"
         self.own.mkdir(parents=True)
         self.config = self.directory / "config.toml"
-        self.config.write_text(f'Secret = "{SECRET}"\nStoreDir = "store"\nTrustedProxies = ["192.0.2.1"]\n')
+        self.configure(f'Secret = "{SECRET}"\nStoreDir = "store"\nTrustedProxies = ["192.0.2.1"]\n')
         self.audited: list[str] = []
         self.patch(audit.syslog, "syslog", lambda _priority, line: self.audited.append(line))
         self.now = time.time()
         self.state: IBanState = EmbeddedBanState(self.own / FILE_NAME, InlineThreads(), lambda: self.now)
         self.addCleanup(self.state.stop)
 
-    def run_it(self, *words: str) -> tuple[int, str, str]:
-        """Exit status, standard output and standard error."""
-        out, err = StringIO(), StringIO()
-        streams = self.patch(sys, "stdout", out), self.patch(sys, "stderr", err)
-        try:
-            status = main(["bans", *words[:1], "-c", str(self.config), *words[1:]])
-        except SystemExit as ended:
-            assert isinstance(ended.code, int)
-            status = ended.code
-        finally:
-            for stream in streams:
-                stream.restore()
-        return status, out.getvalue(), err.getvalue()
-
-    def printed(self, *words: str) -> str:
-        status, out, err = self.run_it(*words)
-        self.assertEqual((status, err), (0, ""))
-        return out
-
-    def refused(self, *words: str, status: int = 1) -> str:
-        ended, out, err = self.run_it(*words)
-        self.assertEqual((ended, out), (status, ""))
-        self.assertNotIn("Traceback", err)
-        return err
+    def run_it(self, *argv: str, words: int = 1) -> tuple[int, str, str]:
+        return super().run_it("bans", *argv, words=words + 1)
 
     def json(self, *words: str) -> list[Any]:
         return [json.loads(line) for line in self.printed(*words, "--json").splitlines()]

@@ -10,57 +10,26 @@ from io import StringIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from twisted.trial.unittest import SynchronousTestCase
-
 from hmacfs import __version__
 from hmacfs.access.gate import Gate
 from hmacfs.access.keys import Keyring, Secret
 from hmacfs.access.slot import Slot
 from hmacfs.cli import main
 from tests.access.vectors import path_of, put
+from tests.cli.commanding import CommandTestCase
 
 SECRET = "a secret of more than 16 characters"
 
 
-class CommandTestCase(SynchronousTestCase):
+class ConfiguredTestCase(CommandTestCase):
     """Runs commands, with a configuration file."""
 
     def setUp(self) -> None:
         self.config = Path(self.mktemp())
         self.configure(f'Secret = "{SECRET}"\n')
 
-    def configure(self, text: str) -> None:
-        self.config.write_text(text, encoding="utf-8")
 
-    def run_it(self, *argv: str) -> tuple[int, str, str]:
-        """Exit status, standard output and standard error."""
-        out, err = StringIO(), StringIO()
-        streams = self.patch(sys, "stdout", out), self.patch(sys, "stderr", err)
-        try:
-            status = main([*argv[:1], "-c", str(self.config), *argv[1:]])
-        except SystemExit as ended:
-            assert isinstance(ended.code, int)
-            status = ended.code
-        finally:
-            for stream in streams:
-                stream.restore()
-        return status, out.getvalue(), err.getvalue()
-
-    def printed(self, *argv: str) -> str:
-        """What a command prints that goes well."""
-        status, out, err = self.run_it(*argv)
-        self.assertEqual((status, err), (0, ""))
-        return out
-
-    def refused(self, *argv: str, status: int = 1) -> str:
-        """What one says that doesn't."""
-        ended, out, err = self.run_it(*argv)
-        self.assertEqual((ended, out), (status, ""))
-        self.assertNotIn("Traceback", err)
-        return err
-
-
-class CheckConfigTests(CommandTestCase):
+class CheckConfigTests(ConfiguredTestCase):
     """``check-config``."""
 
     def test_fine(self) -> None:
@@ -100,7 +69,7 @@ class CheckConfigTests(CommandTestCase):
         self.assertEqual(len([fault for fault in told["faults"] if "LogLevle" in fault]), 1)
 
 
-class SignTests(CommandTestCase):
+class SignTests(ConfiguredTestCase):
     """``sign``."""
 
     def slot(self, *argv: str) -> dict[str, str]:
@@ -173,7 +142,7 @@ class SignTests(CommandTestCase):
         self.assertIn(f"{self.config}:1", self.refused("sign", "f", "5"))
 
 
-class CallTests(CommandTestCase):
+class CallTests(ConfiguredTestCase):
     """The command itself."""
 
     def test_version(self) -> None:

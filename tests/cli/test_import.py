@@ -19,7 +19,7 @@ class ImportTests(StoredTestCase):
         (self.old / "slot" / "link").symlink_to("a.png")
 
     def run_import(self, *words: str) -> tuple[int, str, str]:
-        return self.run_it("import", *words, verb=False)
+        return self.run_it("import", *words, words=1)
 
     def test_taken_over(self) -> None:
         """The file is in the store and in the index; what was left is said, and why."""

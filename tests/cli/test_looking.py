@@ -25,7 +25,7 @@ class StatsTests(StoredTestCase):
         self.scan()
 
     def test_groups(self) -> None:
-        (stats,) = self.json_of("stats", verb=False)
+        (stats,) = self.json_of("stats", words=1)
         self.assertEqual((stats["files"], stats["bytes"]), (3, 220_005))
         self.assertEqual(
             {name: each["files"] for name, each in stats["by_age"].items()},
@@ -37,12 +37,12 @@ class StatsTests(StoredTestCase):
         )
 
     def test_some_of_them(self) -> None:
-        (stats,) = self.json_of("stats", "--user", "alice@example.org", verb=False)
+        (stats,) = self.json_of("stats", "--user", "alice@example.org", words=1)
         self.assertEqual(stats["files"], 1)
 
     def test_for_people(self) -> None:
         """The longest bar stands for the most bytes."""
-        status, out, _ = self.run_it("stats", verb=False)
+        status, out, _ = self.run_it("stats", words=1)
         self.assertEqual(status, 0)
         self.assertIn("3 files, 220.0 kB", out)
         bars = {line.split("  ")[0]: line.count("#") for line in out.splitlines()}
@@ -53,13 +53,13 @@ class StatsTests(StoredTestCase):
         for number in range(20):
             self.put(f"slot{number}/x", b"1" * (30 + number), content_type=f"x/type{number}")
         self.scan()
-        _, out, _ = self.run_it("stats", verb=False)
+        _, out, _ = self.run_it("stats", words=1)
         self.assertIn("others", out)
         self.assertNotIn("x/type0 ", out)
 
     def test_empty_store(self) -> None:
         (self.root / "slot1" / "a.png").unlink()
-        self.assertEqual(self.run_it("stats", "--user", "nobody", verb=False)[0], 0)
+        self.assertEqual(self.run_it("stats", "--user", "nobody", words=1)[0], 0)
 
 
 class VerifyTests(StoredTestCase):
@@ -74,7 +74,7 @@ class VerifyTests(StoredTestCase):
         self.scan()
 
     def test_all_well(self) -> None:
-        status, out, _ = self.run_it("verify", "--rate", "0", verb=False)
+        status, out, _ = self.run_it("verify", "--rate", "0", words=1)
         self.assertEqual(status, 0)
         self.assertEqual(
             out, "2 files are as they were uploaded; 0 are not, 0 can't be read; of 1 the SHA-256 isn't known.\n"
@@ -88,12 +88,12 @@ class VerifyTests(StoredTestCase):
             file.seek(2_500_000)
             file.write(b"c")
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        code, out, _ = self.run_it("verify", "--rate", "0", "--json", verb=False)
+        code, out, _ = self.run_it("verify", "--rate", "0", "--json", words=1)
         self.assertEqual(code, 1)
         bad, result = map(json.loads, out.splitlines())
         self.assertEqual(bad, {"path": "slot/b", "is": "bad"})
         self.assertEqual(result["result"], {"good": 1, "without_digest": 1, "bad": 1, "unreadable": 0})
-        self.assertIn("slot/b: isn't what was uploaded", self.run_it("verify", "--rate", "0", verb=False)[1])
+        self.assertIn("slot/b: isn't what was uploaded", self.run_it("verify", "--rate", "0", words=1)[1])
 
     def test_bad_sector(self) -> None:
         """One file that can't be read doesn't keep the others from being looked at."""
@@ -106,7 +106,7 @@ class VerifyTests(StoredTestCase):
             return real(fd, size, offset)
 
         self.patch(os, "pread", pread)
-        status, out, _ = self.run_it("verify", "--rate", "0", verb=False)
+        status, out, _ = self.run_it("verify", "--rate", "0", words=1)
         self.assertEqual(status, 1)
         self.assertIn("1 can't be read", out)
         self.assertIn("1 files are as they were", out)
