@@ -363,7 +363,7 @@ class HmacfsService(MultiService):
         with _ends_with_a_sentence():
             self._serving = Serving(self._config, self._reactor, self._threads, self._metrics, self._scopes)
             self._site.resource = self._serving.root
-            self._site.bans = self._serving.bans
+            self._site.door.bans = self._serving.bans
             self._status_site.resource = build_status(self._metrics, self._serving.failing)
             super().startService()
         self._pool.start()

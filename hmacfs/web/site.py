@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from math import inf
 from typing import Any
 
 from attrs import define
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
@@ -16,27 +14,21 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 from hmacfs.access.addresses import ClientAddress, ClientAddresses
-from hmacfs.access.bans import Bans, Verdict
-from hmacfs.access.banstate import Kind
+from hmacfs.access.bans import Verdict
 from hmacfs.access.scopes import Scopes
 from hmacfs.errors import Refused
 from hmacfs.logs import RequestEntry
 from hmacfs.metrics import Metrics
 from hmacfs.net.admission import Connections, Excess, RequestsInProgress
-from hmacfs.net.canned import canned_answer
 from hmacfs.net.limits import Limits
-from hmacfs.net.streaming import RETRY_AFTER_S, StreamingChannel, StreamingRequest, StreamingSite
+from hmacfs.net.streaming import StreamingChannel, StreamingRequest, StreamingSite
 from hmacfs.net.wheel import Wheel
 from hmacfs.web.answers import ALWAYS, refusal, write_answer
+from hmacfs.web.door import Door, told
 
 #: What a request is logged with whose client was gone before it had an answer, as nginx does it. Never sent.
 CLIENT_GONE = 499
 
-
-#: How many answers to blocked clients are kept, and for how many peers who they are.
-_CANNED = 1024
-_REMEMBERED_PEERS = 4096
-_IP = (IPv4Address, IPv6Address)
 
 #: How often it is said at most that connections are turned away, in seconds.
 _WARN_EVERY_S = 60.0
@@ -49,9 +41,6 @@ _WHY: Mapping[Excess, str] = {
 
 #: What a GET has brought, by status.
 _DOWNLOADS: Mapping[int, str] = {200: "whole", 206: "part", 304: "unchanged"}
-
-#: What blocked clients may still do where ``BlockScope`` is ``uploads``.
-_READING = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
 @define
@@ -80,14 +69,16 @@ class HmacfsRequest(StreamingRequest):
     def __init__(self, channel: StreamingChannel, *args: Any, **kw: Any) -> None:
         super().__init__(channel, *args, **kw)
         self.notes = Notes()
-        #: Whom it is counted for while it is in progress, if it is.
+        #: Who sent it, once somebody has asked: :meth:`HmacfsSite.sender_of`.
+        self.sender: ClientAddress | None = None
+        #: Whom the door counts it for while it is in progress, if it does.
         self.counted_for: str | None = None
 
     def process(self) -> None:
         site = self.channel.site
         assert isinstance(site, HmacfsSite)
         site.in_flight += 1
-        verdict = site.verdict_on(self)
+        verdict = site.door.verdict_on(site.sender_of(self), self.method) if site.door.is_guarded else None
         if verdict is None:
             super().process()
         else:
@@ -97,18 +88,18 @@ class HmacfsRequest(StreamingRequest):
         """Answer before anything of the request is looked at, and without the cost of an answer like others."""
         self.site = site
         self.notes.blocked = True
-        if not site.is_proxy(self.client):
+        if not site.door.speaks_for_many(self.client):
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         bodiless = self.method == b"HEAD"
-        status = _refused(verdict.kind, None).status
-        self.finishWith(status, lambda closes: site.refusal_of(verdict, closes=closes, bodiless=bodiless))
+        status = told(verdict.kind, None).status
+        self.finishWith(status, lambda closes: site.door.refusal(verdict, closes=closes, bodiless=bodiless))
 
     def render(self, resource: IResource) -> None:
         """Called by twisted.web, unless something is wrong with the request."""
         site = self.channel.site
         assert isinstance(site, HmacfsSite)
         try:
-            site.admit_request(self)
+            self.counted_for = site.door.enter(self.client, site.sender_of(self))
         except Refused as refused:
             self.notes.reason = refused.reason
             write_answer(self, refusal(refused, self.getHeader(b"accept")))
@@ -124,7 +115,7 @@ class HmacfsSite(StreamingSite):
     :param in_progress: counts the requests of clients behind trusted proxies.
     :param scopes: says whom they are counted for.
     :ivar in_flight: how many requests are being worked on.
-    :ivar bans: who is blocked or banned; ``None`` for nobody.
+    :ivar door: whom it lets in.
     """
 
     requestFactory = HmacfsRequest
@@ -157,84 +148,29 @@ class HmacfsSite(StreamingSite):
             headers=[(name.encode(), value.encode()) for name, value in always],
         )
         self.in_flight = 0
-        self.bans: Bans | None = None
         self._addresses = addresses
+        self.door = Door(
+            addresses,
+            scopes or Scopes(addresses, 128),
+            in_progress or RequestsInProgress(0),
+            self.headers,
+            self.wheel.now,
+        )
         self._access_log = access_log
         self._metrics = metrics
-        self._in_progress = in_progress or RequestsInProgress(0)
-        self._scopes = scopes or Scopes(addresses, 128)
-        self._canned = lru_cache(_CANNED)(self._can)
-        self._resolve_host = lru_cache(_REMEMBERED_PEERS)(
-            lambda host: addresses.resolve(IPv6Address("TCP", host, 0), Headers())
-        )
         self._warned_of_headers = False
         self._warned_of_excess_at = -inf
 
+    def sender_of(self, request: HmacfsRequest) -> ClientAddress:
+        """Who sent a request, as far as trusted proxies say."""
+        if request.sender is None:
+            request.sender = self._addresses.resolve(request.client, request.requestHeaders)
+        return request.sender
+
     def admit(self, peer: IAddress) -> bytes | None:
         """Turn away who is blocked from everything, before a byte is parsed."""
-        verdict = self._verdict(self._resolve_peer(peer), reading=True) if self._may_refuse else None
-        return None if verdict is None else self.refusal_of(verdict, closes=True, bodiless=False)
-
-    def verdict_on(self, request: HmacfsRequest) -> Verdict | None:
-        """Whether the client of *request* is blocked or banned. It is counted then."""
-        if not self._may_refuse:
-            return None
-        client = self._addresses.resolve(request.client, request.requestHeaders)
-        return self._verdict(client, reading=request.method in _READING)
-
-    def is_proxy(self, peer: IAddress) -> bool:
-        """Whether a connection isn't its peer's alone."""
-        return self._scopes.of_peer(peer) is None
-
-    def refusal_of(self, verdict: Verdict, *, closes: bool, bodiless: bool) -> bytes:
-        """The whole answer to somebody who is blocked or banned.
-
-        Within a second all are the same that are told the same.
-        """
-        return self._canned(verdict.kind, verdict.retry_after_s, closes, bodiless, int(self.wheel.now()))
-
-    def _can(self, kind: Kind, retry_after_s: int | None, closes: bool, bodiless: bool, _second: int) -> bytes:
-        refused = _refused(kind, retry_after_s)
-        headers = {name: value for name, value in refusal(refused, None).headers.items() if name != "Content-Type"}
-        return canned_answer(
-            refused.status,
-            refused.reason,
-            refused.detail,
-            [*self.headers, *((name.encode(), value.encode()) for name, value in headers.items())],
-            closes=closes,
-            bodiless=bodiless,
-        )
-
-    def _resolve_peer(self, peer: IAddress) -> ClientAddress:
-        """Who a peer is that speaks for itself."""
-        return self._resolve_host(peer.host) if isinstance(peer, _IP) else self._addresses.resolve(peer, Headers())
-
-    @property
-    def _may_refuse(self) -> bool:
-        return self.bans is not None and self.bans.has_any
-
-    def _verdict(self, client: ClientAddress, reading: bool) -> Verdict | None:
-        return None if self.bans is None else self.bans.verdict(client, reading)
-
-    def admit_request(self, request: HmacfsRequest) -> None:
-        """Decide whether a request is to be worked on.
-
-        Who comes directly has one request for each connection, and these are counted.
-
-        :raises Refused: its client has too many others in progress.
-        """
-        if self._scopes.of_peer(request.client) is not None:
-            return
-        client = self._addresses.resolve(request.client, request.requestHeaders)
-        if client.is_proxy:
-            return
-        scope = self._scopes.of_host(client.host)
-        if not self._in_progress.begin(scope):
-            headers = {"Retry-After": str(RETRY_AFTER_S)}
-            raise Refused(
-                429, "too-many-connections", "There are too many requests of yours at the same time.", headers
-            )
-        request.counted_for = scope
+        verdict = self.door.verdict_on_peer(peer)
+        return None if verdict is None else self.door.refusal(verdict, closes=True, bodiless=False)
 
     def turnedAway(self, peer: IAddress, excess: Excess) -> None:
         self._metrics.excess_connections.labels(excess.name.lower()).inc()
@@ -252,15 +188,14 @@ class HmacfsSite(StreamingSite):
         assert isinstance(request, HmacfsRequest)
         self.in_flight -= 1
         if request.counted_for is not None:
-            self._in_progress.end(request.counted_for)
+            self.door.leave(request.counted_for)
         if request.notes.blocked:
             self._metrics.count_request(request.method.decode("ascii", "replace"), request.code)
             return
-        client = self._addresses.resolve(request.client, request.requestHeaders)
-        entry = self._entry(request, client)
+        sender = self.sender_of(request)
+        entry = self._entry(request, sender)
         self._count(entry, request.notes)
-        if self.bans is not None:
-            self.bans.refused(client, request.notes.reason)
+        self.door.failed(sender, request.notes.reason)
         remark, request.notes.remark = request.notes.remark, None
         if remark is None:
             self._access_log(entry)
@@ -274,8 +209,7 @@ class HmacfsSite(StreamingSite):
             # The request came to its resource, and has a line of its own.
             return
         client = self._addresses.resolve(channel.getPeer(), Headers())
-        if self.bans is not None:
-            self.bans.refused(client, reason)
+        self.door.failed(client, reason)
         self._access_log(
             RequestEntry(
                 client=client.host,
@@ -324,11 +258,3 @@ class HmacfsSite(StreamingSite):
             errors.labels(entry.reason).inc()
         elif entry.method == "GET" and entry.status in _DOWNLOADS:
             metrics.downloads.labels(_DOWNLOADS[entry.status]).inc()
-
-
-def _refused(kind: Kind, retry_after_s: int | None) -> Refused:
-    """What somebody is told who is blocked or banned."""
-    if kind is Kind.BANNED:
-        return Refused(403, "banned", "This server takes no requests from your address.")
-    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return Refused(429, "blocked", "Too many requests from your address have failed.", headers)

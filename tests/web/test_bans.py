@@ -28,7 +28,7 @@ class BansTestCase(ServerTestCase):
         server = self.serve(**{name: value for name, value in settings.items() if name != "spares_readers"})
         state = EmbeddedBanState(self.store.own_directory / FILE_NAME, InlineThreads(), self.clock.seconds)
         self.addCleanup(state.stop)
-        server.site.bans = Bans(
+        server.site.door.bans = Bans(
             state,
             policy,
             scopes=Scopes(ClientAddresses(settings.get("trusted", ())), 64),
@@ -62,8 +62,8 @@ class FailureTests(BansTestCase):
         server = self.guarded(**settings)
         for _ in range(3):
             server.connect(data)
-        assert server.site.bans is not None
-        blocked = server.site.bans.has_any
+        assert server.site.door.bans is not None
+        blocked = server.site.door.bans.has_any
         (self.store.own_directory / FILE_NAME).unlink(missing_ok=True)
         return blocked
 
@@ -106,8 +106,8 @@ class FailureTests(BansTestCase):
         server = self.guarded(Policy(2, 300.0, 600.0, 900.0))
         wire = server.connect(request("PUT", URL, {"Transfer-Encoding": "chunked"}) + b"nonsense\r\n")
         self.assertEqual(len(wire.answers("PUT")), 1)
-        assert server.site.bans is not None
-        self.assertFalse(server.site.bans.has_any)
+        assert server.site.door.bans is not None
+        self.assertFalse(server.site.door.bans.has_any)
 
     def test_malformed_behind_a_proxy(self) -> None:
         """Nobody knows whose it was."""
