@@ -166,6 +166,9 @@ class Config:
 
     :ivar delete_secret: with what an XMPP server signs that a file is to be deleted; empty where it can't.
 
+    :ivar sendfile_header: by which header a proxy is told to send a file; empty for none.
+    :ivar sendfile_prefix: the URL path below which nginx has the store, for itself alone.
+
     :ivar num_cores: the number of worker processes, or ``auto``.
     """
 
@@ -242,6 +245,9 @@ class Config:
 
     delete_secret: str = _key("DeleteSecret", "", values.text, confidential=True)
 
+    sendfile_header: str = _key("SendfileHeader", "", values.choice("", "X-Accel-Redirect", "X-Sendfile"))
+    sendfile_prefix: str = _key("SendfilePrefix", "/protected/", values.location)
+
     num_cores: int | Literal["auto"] = _key("NumCores", "auto", values.cores)
 
 
@@ -303,6 +309,7 @@ class _Reading:
         self._check_store()
         self._check_redis()
         self._check_delete_secret()
+        self._check_sendfile()
         self._check_pointless()
         if self._faults:
             raise ConfigError(self._noted(self._faults))
@@ -400,6 +407,16 @@ class _Reading:
         delete_secret = self._values["DeleteSecret"]
         if delete_secret and delete_secret.encode() == self._values["Secret"]:
             self._warn("DeleteSecret", "is the same as the secret. Take another: each should be good for one thing.")
+
+    def _check_sendfile(self) -> None:
+        header, slots = self._values["SendfileHeader"], "".join(f"{each}/" for each in self._values["UploadSubDir"])
+        if header == "X-Accel-Redirect":
+            if slots and self._values["SendfilePrefix"].startswith(f"/{slots}"):
+                self._fault("SendfilePrefix", "lies below UploadSubDir, where the uploads are")
+        elif "SendfilePrefix" in self._written:
+            self._warn("SendfilePrefix", "has no effect, as SendfileHeader isn't X-Accel-Redirect")
+        if header and not self._values["TrustedProxies"]:
+            self._warn("SendfileHeader", "has no effect, as TrustedProxies is empty")
 
     def _check_pointless(self) -> None:
         if any(proxy != "unix" and proxy.prefixlen == 0 for proxy in self._values["TrustedProxies"]):

@@ -105,7 +105,7 @@ def text(value: object, _here: Here) -> str:
 
 def choice(*words: str, **synonyms: str) -> Reader[str]:
     """One of *words*, in upper or lower case, or a synonym of one."""
-    meanings = {**{word: word for word in words}, **synonyms}
+    meanings = {**{word.lower(): word for word in words}, **synonyms}
 
     def read(value: object, _here: Here) -> str:
         meaning = meanings.get(value.lower()) if isinstance(value, str) else None
@@ -181,6 +181,14 @@ def url_prefix(value: object, here: Here) -> tuple[str, ...]:
     if {"", ".", ".."} & set(segments):
         raise ValueError('expected a path such as "upload" or "files/upload", without empty segments, "." and ".."')
     return tuple(segments)
+
+
+def location(value: object, here: Here) -> str:
+    """A URL path, from the root to a slash at its end, with nothing in it that would have to be encoded."""
+    written = text(value, here)
+    if not re.fullmatch(r"/(?:[A-Za-z0-9._~-]+/)+", written) or {".", ".."} & set(written.split("/")):
+        raise ValueError('expected a path such as "/protected/", of letters, digits and - . _ ~')
+    return written
 
 
 def check_readable(path: Path) -> None:

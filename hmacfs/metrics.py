@@ -54,7 +54,9 @@ class Metrics:
         )
         self.uploads = self._counter("uploads", "Files stored.")
         self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are being received.")
-        self.downloads = self._counter("downloads", "Files sent, by kind: whole, part or unchanged (304).", "kind")
+        self.downloads = self._counter(
+            "downloads", "Files sent, by kind: whole, part, unchanged (304) or offloaded (to a proxy).", "kind"
+        )
         self.download_errors = self._counter(
             "download_errors", "GETs and HEADs that ended without a file, by reason.", "reason"
         )

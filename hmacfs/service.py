@@ -59,6 +59,7 @@ from hmacfs.uploads.uploads import Uploads
 from hmacfs.web.answers import ALWAYS, EVERYWHERE
 from hmacfs.web.base import Nothing
 from hmacfs.web.downloads import Downloads
+from hmacfs.web.offloading import ACCEL_REDIRECT, Offloading
 from hmacfs.web.root import build_root
 from hmacfs.web.site import HmacfsSite
 from hmacfs.web.slots import SlotResource
@@ -214,6 +215,7 @@ class Serving:
             retries=retries if config.get_retries else Retries(0, 0.0, reactor, self._count_retry),
             publishing=self._uploads.publishing if config.get_retries else None,
             read=self._indexing.read,
+            offloading=_make_offloading(config),
         )
         deletions = AskedDeletions(self._store, self._deleting("xmpp-server"), self._threads, time.time, self._metrics)
         slots = SlotResource(gate, self._uploads, downloads, deletions, self._threads, config.max_upload_bytes)
@@ -298,6 +300,15 @@ def _make_ban_state(config: Config, link: RedisLink | None, threads: Threads, st
         state: IBanState = EmbeddedBanState(store.own_directory / BANS_FILE_NAME, threads, time.time)
         return state
     return RedisBanState(link, time.time, config.redis_prefix)
+
+
+def _make_offloading(config: Config) -> Offloading | None:
+    if not config.sendfile_header:
+        return None
+    addresses = ClientAddresses(config.trusted_proxies)
+    if config.sendfile_header == ACCEL_REDIRECT:
+        return Offloading.below_prefix(config.sendfile_prefix, addresses)
+    return Offloading.below_directory(config.store_dir, addresses)
 
 
 def _ban_policy(config: Config) -> Policy:

@@ -1,7 +1,8 @@
 """Runs all tests: what ``make test`` calls.
 
 They run twice where that is possible: with the interpreter that runs this, and with Debian's Python and Twisted, so
-that both ends of what hmacfs supports are tested. Each run is a process of its own, and they run side by side.
+that both ends of what hmacfs supports are tested; those that are about Twisted also with one in between. Each run is a
+process of its own, and they run side by side.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from attrs import asdict, field, frozen
+
+from tests import middle
 
 ROOT = Path(__file__).resolve().parents[1]
 MACHINE = ("IPv6",)
@@ -124,24 +127,31 @@ def run_everywhere(names: list[str]) -> list[Outcome]:
     """Run the tests with every interpreter there is, at the same time."""
     with tempfile.TemporaryDirectory(prefix="hmacfs-run-") as scratch:
         runs = []
-        for position, (python, directory) in enumerate(interpreters()):
+        for position, (python, directory, own_names) in enumerate(interpreters(names)):
             own = Path(scratch, str(position))
             own.mkdir()
-            runs.append(Run(python, directory, names, own, aside=position > 0))
+            runs.append(Run(python, directory, own_names, own, aside=position > 0))
         return [run.outcome() for run in runs]
 
 
-def interpreters() -> list[tuple[Path, str]]:
-    """The Pythons to test with, and a working directory for each."""
+def interpreters(names: list[str]) -> list[tuple[Path, str, list[str]]]:
+    """The Pythons to test with, and for each a working directory and what of the tests named it is to run."""
     from tests import debian
 
     debian.install_missing()
-    found = [(Path(sys.executable), "_trial_temp")]
+    found = [(Path(sys.executable), "_trial_temp", names)]
     old = debian.old_end(ROOT / ".venv-debian", ROOT)
     if old is None:
         say("Left out: the run on Debian's Twisted (needs Debian and root, or python3-twisted and its friends).")
     else:
-        found.append((old, "_trial_temp_debian"))
+        found.append((old, "_trial_temp_debian", names))
+    between = middle.chosen(names)
+    if between:
+        python = middle.middle(ROOT / ".venv-24.11", ROOT)
+        if python is None:
+            say(f"Left out: the run on {middle.PACKAGES[0]} (pip can't bring it).")
+        else:
+            found.append((python, "_trial_temp_24.11", between))
     return found
 
 
@@ -188,7 +198,7 @@ def main() -> int:
     if os.environ.get("CI"):
         missed = [tests for outcome in outcomes for name, tests in outcome.left_out.items() if name not in MACHINE]
         failed += sum(len(outcome.skipped) for outcome in outcomes) + sum(len(tests) for tests in missed)
-        failed += len(outcomes) < 2
+        failed += len(outcomes) < (3 if middle.chosen(options.names) else 2)
     line = f"{passed} passed, {failed} failed"
     if options.report is not None:
         options.report.write_text(line + "\n", encoding="utf-8")

@@ -94,6 +94,13 @@ class ClientAddresses:
             last = hop
         return ClientAddress(_host(last), is_proxy=True, headers_ignored=False)
 
+    def is_forwarded(self, peer: IAddress | None, headers: Headers) -> bool:
+        """Whether a trusted proxy has passed a request on, and not sent one of its own.
+
+        What has no forwarding header may be from anybody on the proxy's machine.
+        """
+        return self._is_trusted(_peer(peer)) and any(map(headers.hasHeader, _HEADERS))
+
     def _is_trusted(self, hop: _Hop) -> bool:
         if hop is None or hop == "unix":
             return hop in self._trusted

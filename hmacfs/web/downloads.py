@@ -14,6 +14,7 @@ from hmacfs.storage.store import OpenFile, Store
 from hmacfs.uploads.retrying import Retries
 from hmacfs.web.answers import Answer, set_head
 from hmacfs.web.fileheaders import file_headers, is_current, range_applies, validators
+from hmacfs.web.offloading import Offloading
 from hmacfs.web.ranges import ByteRange, Unsatisfiable, parse_range
 from hmacfs.web.site import HmacfsRequest
 
@@ -27,6 +28,7 @@ class Downloads:
     :param publishing: waits for an upload that is just being published under a path, if there is one; ``None`` where
         that is not wanted.
     :param read: called with the path of each file that somebody asks for, to have it or to hear that it is as before.
+    :param offloading: leaves the sending to a proxy; ``None`` where that is not wanted.
     """
 
     _log = Logger()
@@ -40,6 +42,7 @@ class Downloads:
         retries: Retries,
         publishing: Callable[[SlotPath], Awaitable[bool]] | None,
         read: Callable[[SlotPath], None],
+        offloading: Offloading | None = None,
     ) -> None:
         self._store = store
         self._now = now
@@ -47,6 +50,7 @@ class Downloads:
         self._retries = retries
         self._publishing = publishing
         self._read = read
+        self._offloading = offloading
 
     async def find(self, path: SlotPath) -> OpenFile | None:
         """Open the file at *path*; the caller closes it. ``None`` where none is stored.
@@ -75,7 +79,7 @@ class Downloads:
                 raise ConnectionLost("The client was gone before the file was found.")
             if request.method == b"GET":
                 self._read(path)
-            return await self._serve(request, stored, path.name)
+            return await self._serve(request, stored, path)
         finally:
             stored.close()
 
@@ -85,12 +89,17 @@ class Downloads:
 
         return await self._retries.run("read", attempt)
 
-    async def _serve(self, request: HmacfsRequest, stored: OpenFile, name: bytes) -> Answer | None:
+    async def _serve(self, request: HmacfsRequest, stored: OpenFile, path: SlotPath) -> Answer | None:
         now = self._now()
         if is_current(request.requestHeaders, stored):
             return Answer(304, dict(validators(stored, now)))
         part = self._part(request, stored)
-        headers = file_headers(stored, name, now)
+        headers = file_headers(stored, path.name, now)
+        elsewhere = self._elsewhere(request, stored, path, part)
+        if elsewhere is not None:
+            request.notes.offloaded = True
+            # Whoever sends the file says what parts of it there may be.
+            return Answer(200, {name: value for name, value in headers if name != "Accept-Ranges"} | elsewhere)
         if part is None:
             part = ByteRange(0, stored.size)
             set_head(request, 200, headers)
@@ -102,6 +111,14 @@ class Downloads:
         else:
             await self._send(request, stored, part)
         return None
+
+    def _elsewhere(
+        self, request: HmacfsRequest, stored: OpenFile, path: SlotPath, part: ByteRange | None
+    ) -> dict[str, str] | None:
+        """The header that has a proxy send the bytes, if there are any to be sent and it can."""
+        if self._offloading is None or request.method != b"GET" or not stored.size:
+            return None
+        return self._offloading.headers(path, request.client, request.requestHeaders, part=part is not None)
 
     async def _send(self, request: HmacfsRequest, stored: OpenFile, part: ByteRange) -> None:
         try:

@@ -53,6 +53,7 @@ class Notes:
     :ivar resumed_at: the offset at which an upload went on.
     :ivar stored: whether a file was stored by it.
     :ivar blocked: whether it was refused for a block or a ban, which has lines of its own in the log.
+    :ivar offloaded: whether it was left to a proxy to send the file.
     """
 
     reason: str = ""
@@ -61,6 +62,7 @@ class Notes:
     resumed_at: int | None = None
     stored: bool = False
     blocked: bool = False
+    offloaded: bool = False
 
 
 class HmacfsRequest(StreamingRequest):
@@ -257,4 +259,4 @@ class HmacfsSite(StreamingSite):
             errors = metrics.download_errors if entry.method in ("GET", "HEAD") else metrics.upload_errors
             errors.labels(entry.reason).inc()
         elif entry.method == "GET" and entry.status in _DOWNLOADS:
-            metrics.downloads.labels(_DOWNLOADS[entry.status]).inc()
+            metrics.downloads.labels("offloaded" if notes.offloaded else _DOWNLOADS[entry.status]).inc()
