@@ -311,6 +311,12 @@ class FaultTests(ConfigTestCase):
             'UploadSubDir = "https://upload.example.org/upload/"': "expected the path of the URL alone",
             "RedisDB = -1": "expected a whole number from 0",
             "RedisPrefix = 1979-05-27": "expected a string",
+            'SendfileHeader = "X-Send"': 'expected "" or "X-Accel-Redirect" or "X-Sendfile"',
+            'SendfilePrefix = "/"': 'expected a path such as "/protected/"',
+            'SendfilePrefix = "protected/"': 'expected a path such as "/protected/"',
+            'SendfilePrefix = "/protected"': 'expected a path such as "/protected/"',
+            'SendfilePrefix = "/a b/"': 'expected a path such as "/protected/"',
+            'SendfilePrefix = "/a/../b/"': 'expected a path such as "/protected/"',
         }
         for text, what in expected.items():
             with self.subTest(text=text):
@@ -694,6 +700,32 @@ class RedisTests(ConfigTestCase):
         self.assertEqual(
             self.warnings('RedisPassword = "x"'), ["1: RedisPassword: has no effect, as RedisAddr is empty"]
         )
+
+
+class SendfileTests(ConfigTestCase):
+    """Downloads by a proxy."""
+
+    def test_header(self) -> None:
+        """In any case, as headers are."""
+        headers = [self.load(f'SendfileHeader = "{text}"').sendfile_header for text in ("", "x-SENDFILE")]
+        self.assertEqual(headers, ["", "X-Sendfile"])
+        accel = self.load('SendfileHeader = "x-accel-redirect"')
+        self.assertEqual((accel.sendfile_header, accel.sendfile_prefix), ("X-Accel-Redirect", "/protected/"))
+
+    def test_prefix_below_the_uploads(self) -> None:
+        """nginx would ask hmacfs again, and again."""
+        header = 'SendfileHeader = "X-Accel-Redirect"\n'
+        for prefix in ("/upload/", "/upload/protected/"):
+            self.assertIn("lies below UploadSubDir", self.fault(f'{header}SendfilePrefix = "{prefix}"'))
+        for text in ('SendfilePrefix = "/uploads/"', 'UploadSubDir = ""'):
+            self.assertEqual(self.warnings(header + text), [])
+
+    def test_in_vain(self) -> None:
+        """A prefix that nothing is put behind, and a header that nobody gets, are warnings."""
+        self.assertIn("has no effect", self.warnings('SendfilePrefix = "/p/"')[0])
+        self.assertIn("has no effect", self.warnings('SendfileHeader = "X-Sendfile"\nSendfilePrefix = "/p/"')[0])
+        (warning,) = self.warnings('SendfileHeader = "X-Sendfile"\nTrustedProxies = []')
+        self.assertIn("as TrustedProxies is empty", warning)
 
 
 class WarningTests(ConfigTestCase):

@@ -332,7 +332,7 @@ class NginxTests(PeerTestCase):
 
     def start(self, upstream_port: int, port: int) -> None:
         """Have the snippet checked by nginx, and run it."""
-        [server] = snippets(ROOT / "docs" / "proxies.md", "nginx")
+        server, _ = snippets(ROOT / "docs" / "proxies.md", "nginx")
         certificate, key = self.certificate()
         for written, here in (
             ("127.0.0.1:8080", f"127.0.0.1:{upstream_port}"),

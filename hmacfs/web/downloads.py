@@ -95,11 +95,9 @@ class Downloads:
             return Answer(304, dict(validators(stored, now)))
         part = self._part(request, stored)
         headers = file_headers(stored, path.name, now)
-        elsewhere = self._elsewhere(request, stored, path, part)
+        elsewhere = self._elsewhere(request, stored, path, headers, part=part is not None)
         if elsewhere is not None:
-            request.notes.offloaded = True
-            # Whoever sends the file says what parts of it there may be.
-            return Answer(200, {name: value for name, value in headers if name != "Accept-Ranges"} | elsewhere)
+            return elsewhere
         if part is None:
             part = ByteRange(0, stored.size)
             set_head(request, 200, headers)
@@ -113,12 +111,16 @@ class Downloads:
         return None
 
     def _elsewhere(
-        self, request: HmacfsRequest, stored: OpenFile, path: SlotPath, part: ByteRange | None
-    ) -> dict[str, str] | None:
-        """The header that has a proxy send the bytes, if there are any to be sent and it can."""
+        self, request: HmacfsRequest, stored: OpenFile, path: SlotPath, headers: list[tuple[str, str]], *, part: bool
+    ) -> Answer | None:
+        """The answer that has a proxy send the bytes, if there are any to be sent and it can."""
         if self._offloading is None or request.method != b"GET" or not stored.size:
             return None
-        return self._offloading.headers(path, request.client, request.requestHeaders, part=part is not None)
+        found = self._offloading.headers(path, request.client, request.requestHeaders, headers, part=part)
+        if found is None:
+            return None
+        request.notes.offloaded = True
+        return Answer(200, found)
 
     async def _send(self, request: HmacfsRequest, stored: OpenFile, part: ByteRange) -> None:
         try:

@@ -73,6 +73,24 @@ class PeerTests(SynchronousTestCase):
         self.assertFalse(resolve(STRANGER, trusted=(ip_network("2001:db8::/120"),)).is_proxy)
 
 
+class PassedOnTests(SynchronousTestCase):
+    """Whether a proxy speaks for somebody, whoever that is."""
+
+    def test_proxy(self) -> None:
+        """It says so in any of the headers, also where it says nonsense."""
+        proxies = ClientAddresses([ip_network("127.0.0.1"), "unix"])
+        for peer in (IPv4Address("TCP", "127.0.0.1", 1), UNIXAddress(b"")):
+            for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded"):
+                self.assertTrue(proxies.is_forwarded(peer, Headers({name: ["?"]})))
+            self.assertFalse(proxies.is_forwarded(peer, Headers()))
+
+    def test_stranger(self) -> None:
+        """Who isn't trusted speaks for nobody."""
+        headers = Headers({"X-Forwarded-For": ["127.0.0.1"]})
+        for peer in (IPv4Address("TCP", "192.0.2.1", 1), UNIXAddress(b""), None):
+            self.assertFalse(ClientAddresses([ip_network("127.0.0.1")]).is_forwarded(peer, headers))
+
+
 class SpoofingTests(SynchronousTestCase):
     def test_untrusted_peer(self) -> None:
         """Its headers change nothing, and it is told that they came."""

@@ -285,6 +285,13 @@ class DirectTests(SendfileTestCase):
             answer = self.get_from(source, headers)
             self.assertEqual((answer.body, answer.header("X-Accel-Redirect")), (CONTENT, None))
 
+    def test_absolute(self) -> None:
+        """Apache and lighttpd are told the path on the disk, with the other header."""
+        daemon = Daemon(self, SendfileHeader="X-Sendfile").started()
+        self.assertEqual(daemon.ask("PUT", signing.v("slot/a.jpg", 3), None, b"abc").status, 201)
+        answer = daemon.ask("GET", "/upload/slot/a.jpg", {"X-Forwarded-For": "203.0.113.9"})
+        self.assertEqual((answer.header("X-Sendfile"), answer.body), (f"{daemon.store}/slot/a.jpg", b""))
+
     def test_passed_on(self) -> None:
         """What the proxy sees: a whole answer without a body, after which the connection stays. The log has it."""
         with Connection(self.daemon.port) as connection:

@@ -37,6 +37,7 @@ from hmacfs.uploads.state import IUploadState, StateUnavailable
 from hmacfs.uploads.upload import Means
 from hmacfs.uploads.uploads import Uploads
 from hmacfs.web.downloads import Downloads
+from hmacfs.web.offloading import Offloading
 from hmacfs.web.root import build_root
 from hmacfs.web.site import HmacfsSite
 from hmacfs.web.slots import SlotResource
@@ -169,6 +170,7 @@ class Server:
         quota_limits: QuotaLimits | None = None,
         delete_secret: bytes = b"",
         trusted: Iterable[Trusted] = (),
+        offloading: Offloading | None = None,
     ) -> None:
         self.clock = clock
         self.entries: list[RequestEntry] = []
@@ -210,6 +212,7 @@ class Server:
             retries=means.retries if get_retries else Retries(0, 0.0, clock, self.retried.append),
             publishing=self.uploads.publishing if get_retries else None,
             read=self.read.append,
+            offloading=offloading,
         )
         keyring = Keyring(Secret(SECRET.encode()))
         gate = Gate(keyring, "/".join(upload_sub_dir), accept_v3, clock.seconds, delete_secret)
