@@ -21,6 +21,8 @@ _LARGE = 16 * MIB
 #: How many descriptors a server has when nobody is there, at most.
 _FEW_DESCRIPTORS = 64
 _PATIENCE_S = 60.0
+#: What they do when they come isn't what they cost.
+_SETTLE_S = 5.0
 
 
 def measure(root: Path, keys: Mapping[str, object], works: Sequence[Work], count: int, rounds: int) -> str:
@@ -49,6 +51,8 @@ def _round(server: Server, works: Sequence[Work], root: Path, slow: int) -> tupl
     """Wall seconds of each work, and CPU seconds of the server in a second that brings nothing else."""
     path = _store_large_file(server)
     with _slow_clients(server, slow, path):
+        if slow:
+            time.sleep(_SETTLE_S)
         before = cpu_seconds(server.pid)
         time.sleep(1)
         used = cpu_seconds(server.pid) - before
@@ -91,7 +95,7 @@ def _report(
     lines = [
         f"### Beside {count:,} slow clients",
         "",
-        f"They alone take {100 * statistics.median(idle_cpu):.0f} % of a core of the server.",
+        f"Five seconds after they have come they alone take {100 * statistics.median(idle_cpu):.0f} % of a core.",
         "",
         "| upload | alone (median) | beside them | ratio of throughput | min to max | wanted |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import islice
 from typing import Final, Literal
@@ -29,6 +30,9 @@ Trusted = IPv4Network | IPv6Network | Literal["unix"]
 
 #: How many proxies may stand in a row: a longer chain isn't walked to its end.
 MAX_HOPS: Final = 32
+
+#: Of how many addresses it is remembered what they are: most requests come from those that have sent others before.
+_REMEMBERED: Final = 4096
 
 #: Somebody in the chain; ``None`` is somebody whom the header mentions but doesn't identify.
 _Hop = IPv4Address | IPv6Address | Literal["unix"] | None
@@ -76,6 +80,7 @@ class ClientAddresses:
 
     def __init__(self, trusted: Iterable[Trusted]) -> None:
         self._trusted = tuple(map(_unmapped_network, trusted))
+        self._is_trusted = lru_cache(_REMEMBERED)(self._find_trusted)
 
     def resolve(self, peer: IAddress | None, headers: Headers) -> ClientAddress:
         """Tell who sent a request.
@@ -101,12 +106,13 @@ class ClientAddresses:
         """
         return self._is_trusted(_peer(peer)) and any(map(headers.hasHeader, _HEADERS))
 
-    def _is_trusted(self, hop: _Hop) -> bool:
+    def _find_trusted(self, hop: _Hop) -> bool:
         if hop is None or hop == "unix":
             return hop in self._trusted
         return any(hop in network for network in self._trusted if network != "unix")
 
 
+@lru_cache(_REMEMBERED)
 def _host(hop: _Hop) -> str:
     return "unknown" if hop is None else str(hop)
 
@@ -176,6 +182,7 @@ def _node(text: str) -> _Hop:
     return _ip(match.group(1) or match.group(2)) if match else _ip(text)
 
 
+@lru_cache(_REMEMBERED)
 def _ip(text: str) -> IPv4Address | IPv6Address | None:
     try:
         parsed = ip_address(text.partition("%")[0])
