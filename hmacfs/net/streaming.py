@@ -32,10 +32,12 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from io import BytesIO
 from math import inf
+from socket import SHUT_WR
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IReactorTime, ISSLTransport, ITCPTransport
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.protocols.policies import ProtocolWrapper
@@ -307,6 +309,8 @@ class StreamingChannel(HTTPChannel):
         transport: Any = self.transport
         self._enter(_Phase.TURNED_AWAY, self.site.limits.farewell_s)
         hasTime = self.site.connections.farewell(self)
+        if hasTime and _saidAtOnce(transport, answer):
+            return
         transport.write(answer)
         if not hasTime:
             self.loseConnection()
@@ -611,6 +615,29 @@ def _announcesItsPeer(transport: Any) -> bool:
             return True
         transport = transport.transport
     return False
+
+
+def _saidAtOnce(transport: object, answer: bytes) -> bool:
+    """Write all that will ever be written to a socket, and say so, without waiting for the reactor's next turn.
+
+    A quarter of what it costs to turn somebody away.
+
+    :return: whether that is done; if not, nothing is.
+    """
+    if not isinstance(transport, Connection) or transport.TLS:
+        return False
+    try:
+        # What is new has room for far more.
+        sent = transport.socket.send(answer)
+        if sent == len(answer):
+            transport.socket.shutdown(SHUT_WR)
+            return True
+    except OSError:
+        # The reactor finds out, too.
+        return True
+    transport.write(answer[sent:])
+    transport.loseWriteConnection()
+    return True
 
 
 class StreamingSite(server.Site):

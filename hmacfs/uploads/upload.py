@@ -24,7 +24,7 @@ CHECKPOINT_S = 1.0
 
 #: So many uploads may have their checkpoint every :data:`CHECKPOINT_S`, and so many checkpoints a second come for their
 #: time alone. Each waits for the disk: a crowd of slow uploads must not keep it from all others.
-TIMELY_CHECKPOINTS = 25
+TIMELY_CHECKPOINTS = 10
 
 
 class Overlap:
