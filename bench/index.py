@@ -14,10 +14,10 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+from hmacfs.keeping.index import FILE_NAME, Entry, Index, Schedule
+from hmacfs.keeping.indexing import REST
+from hmacfs.keeping.scan import Scan
 from hmacfs.storage.facts import ATTRIBUTE, Facts
-from hmacfs.storage.index import FILE_NAME, Entry, Index, Schedule
-from hmacfs.storage.indexing import REST
-from hmacfs.storage.scan import Scan
 from hmacfs.storage.store import Store
 
 #: The results stand between these two in docs/benchmarks.md.

@@ -28,6 +28,13 @@ from hmacfs.access.redisbans import RedisBanState
 from hmacfs.access.scopes import Scopes
 from hmacfs.config import Config, Listen, RedisAddress
 from hmacfs.errors import StartError
+from hmacfs.keeping.asked import AskedDeletions
+from hmacfs.keeping.deleting import Deleting
+from hmacfs.keeping.index import FILE_NAME, Index
+from hmacfs.keeping.indexing import Indexing
+from hmacfs.keeping.quotas import QuotaLimits, Quotas
+from hmacfs.keeping.report import Report
+from hmacfs.keeping.retention import Retention, RetentionSweeps, policy_of
 from hmacfs.logs import Logs, RequestEntry
 from hmacfs.metrics import Metrics
 from hmacfs.net.admission import Connections, RequestsInProgress
@@ -38,13 +45,6 @@ from hmacfs.net.redislink import RedisLink
 from hmacfs.net.sweeps import Sweeps
 from hmacfs.net.threads import Threads
 from hmacfs.net.wheel import Wheel
-from hmacfs.storage.asked import AskedDeletions
-from hmacfs.storage.deleting import Deleting
-from hmacfs.storage.index import FILE_NAME, Index
-from hmacfs.storage.indexing import Indexing
-from hmacfs.storage.quotas import QuotaLimits, Quotas
-from hmacfs.storage.report import Report
-from hmacfs.storage.retention import Retention, RetentionSweeps, policy_of
 from hmacfs.storage.space import Reservations
 from hmacfs.storage.store import Store
 from hmacfs.storage.watch import LOOK_EVERY_S, Watch

@@ -14,11 +14,11 @@ from hmacfs.cli.audit import audit, operator
 from hmacfs.cli.output import FAULT, FINE, Column, Output, moment, timestamp
 from hmacfs.cli.selecting import Selection, add_selectors
 from hmacfs.cli.storing import Stored, opened
-from hmacfs.storage.deleting import Deleting
+from hmacfs.keeping.deleting import Deleting
+from hmacfs.keeping.index import BATCH, Entry
+from hmacfs.keeping.report import Report
 from hmacfs.storage.facts import Facts
-from hmacfs.storage.index import BATCH, Entry
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.report import Report
 from hmacfs.units import human_size
 
 _DAY_S: Final = 86_400

@@ -13,9 +13,9 @@ from hmacfs.cli.arguments import duration
 from hmacfs.cli.output import FAULT, FINE, Column, Output
 from hmacfs.cli.storing import Stored, opened
 from hmacfs.errors import StartError
-from hmacfs.storage.importing import How, Importer, Taken
-from hmacfs.storage.index import BATCH
-from hmacfs.storage.layouts import LAYOUTS, Found, Hints, Passed
+from hmacfs.keeping.importing import How, Importer, Taken
+from hmacfs.keeping.index import BATCH
+from hmacfs.keeping.layouts import LAYOUTS, Found, Hints, Passed
 from hmacfs.units import human_size
 
 _DESCRIPTION: Final = """

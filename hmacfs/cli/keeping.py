@@ -12,11 +12,11 @@ from hmacfs.cli.arguments import add_changing
 from hmacfs.cli.audit import audit, operator
 from hmacfs.cli.output import FAULT, FINE, Column, Fault, Output, moment, timestamp
 from hmacfs.cli.storing import Stored, opened
-from hmacfs.storage.deleting import Deleting
+from hmacfs.keeping.deleting import Deleting
+from hmacfs.keeping.report import Report
+from hmacfs.keeping.retention import Plan, Retention, Tally, policy_of
+from hmacfs.keeping.scan import Scan
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.report import Report
-from hmacfs.storage.retention import Plan, Retention, Tally, policy_of
-from hmacfs.storage.scan import Scan
 from hmacfs.units import human_size
 
 

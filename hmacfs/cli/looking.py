@@ -17,7 +17,7 @@ from hmacfs.cli.arguments import size
 from hmacfs.cli.output import FAULT, FINE, Bar, Column, Output
 from hmacfs.cli.selecting import Selection, add_selectors
 from hmacfs.cli.storing import Stored, opened
-from hmacfs.storage.index import Entry
+from hmacfs.keeping.index import Entry
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.store import OpenFile
 from hmacfs.units import human_size

@@ -14,9 +14,9 @@ from attrs import frozen
 from hmacfs.cli.arguments import duration, size
 from hmacfs.cli.output import Fault, Output, Usage
 from hmacfs.cli.storing import Stored
-from hmacfs.storage.index import Entry, Query
+from hmacfs.keeping.index import Entry, Query
+from hmacfs.keeping.scan import SCANNED_KEY, look_up
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.scan import SCANNED_KEY, look_up
 
 #: Entries that are in memory at a time.
 _PAGE: Final = 1000

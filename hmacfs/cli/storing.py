@@ -12,9 +12,9 @@ from attrs import frozen
 from hmacfs.cli.output import Output
 from hmacfs.config import Config, load
 from hmacfs.errors import StartError
+from hmacfs.keeping.index import FILE_NAME, Index
+from hmacfs.keeping.scan import refresh
 from hmacfs.storage.database import DatabaseAway, WrongFormat
-from hmacfs.storage.index import FILE_NAME, Index
-from hmacfs.storage.scan import refresh
 from hmacfs.storage.store import Store
 
 

@@ -19,8 +19,8 @@ from hmacfs.cli.files import as_record, delete
 from hmacfs.cli.output import FINE, Column, Output
 from hmacfs.cli.selecting import Selection
 from hmacfs.cli.storing import Stored, opened
-from hmacfs.storage.account import account_of
-from hmacfs.storage.index import Entry, Query
+from hmacfs.keeping.account import account_of
+from hmacfs.keeping.index import Entry, Query
 from hmacfs.storage.names import SlotPath
 from hmacfs.units import human_size
 from hmacfs.uploads.note import decode

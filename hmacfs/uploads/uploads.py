@@ -17,12 +17,12 @@ from twisted.web.iweb import IBodyProducer
 
 from hmacfs.access.slot import Slot
 from hmacfs.errors import Refused
+from hmacfs.keeping.quotas import Quotas
 from hmacfs.metrics import Metrics
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.failures import is_no_room, storage_refusal
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.parts import Part, PartBusy
-from hmacfs.storage.quotas import Quotas
 from hmacfs.storage.space import Reservation, Reservations
 from hmacfs.storage.store import AlreadyStored, OpenFile, Store, StoredFile
 from hmacfs.storage.tree import PathConflict

@@ -6,8 +6,8 @@ from hmacfs.access.attempt import Attempt
 from hmacfs.access.gate import Gate
 from hmacfs.access.slot import Slot
 from hmacfs.errors import Refused
+from hmacfs.keeping.asked import AskedDeletions
 from hmacfs.net.threads import Threads
-from hmacfs.storage.asked import AskedDeletions
 from hmacfs.storage.names import SlotPath
 from hmacfs.units import human_size
 from hmacfs.uploads.digests import repr_digest

@@ -10,10 +10,10 @@ from typing import Any
 from attrs import evolve
 
 from hmacfs.cli import audit
+from hmacfs.keeping.index import FILE_NAME, Index
+from hmacfs.keeping.scan import Scan
 from hmacfs.storage.facts import Facts
-from hmacfs.storage.index import FILE_NAME, Index
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.scan import Scan
 from hmacfs.storage.store import Store
 from tests.cli.commanding import CommandTestCase
 

@@ -16,18 +16,18 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from hmacfs.access.addresses import ClientAddresses, Trusted
 from hmacfs.access.gate import Gate
 from hmacfs.access.keys import Keyring, Secret
+from hmacfs.keeping.asked import AskedDeletions
+from hmacfs.keeping.deleting import Deleting
+from hmacfs.keeping.index import FILE_NAME, Index
+from hmacfs.keeping.indexing import Indexing
+from hmacfs.keeping.quotas import QuotaLimits, Quotas
+from hmacfs.keeping.report import Deletion
 from hmacfs.logs import RequestEntry
 from hmacfs.metrics import Metrics
 from hmacfs.net.limits import Limits
 from hmacfs.net.threads import InlineThreads, Threads
-from hmacfs.storage.asked import AskedDeletions
-from hmacfs.storage.deleting import Deleting
 from hmacfs.storage.disk import Disk
-from hmacfs.storage.index import FILE_NAME, Index
-from hmacfs.storage.indexing import Indexing
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.quotas import QuotaLimits, Quotas
-from hmacfs.storage.report import Deletion
 from hmacfs.storage.space import Reservations
 from hmacfs.storage.store import Store, StoredFile
 from hmacfs.uploads.embedded import EmbeddedUploadState

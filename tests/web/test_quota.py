@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hmacfs.storage.quotas import QuotaLimits
+from hmacfs.keeping.quotas import QuotaLimits
 from tests.net.wire import Answer
 from tests.web.support import Server, ServerTestCase, bearer, request, url
 

@@ -12,13 +12,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
+from hmacfs.keeping import indexing as module
+from hmacfs.keeping.index import BATCH, FILE_NAME, Index, Query
+from hmacfs.keeping.indexing import FLUSH_AFTER_S, FLUSH_AT, REST, SCAN_EVERY_S, Indexing
+from hmacfs.keeping.scan import SCANNED_KEY
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import InlineThreads, Threads
-from hmacfs.storage import indexing as module
 from hmacfs.storage.database import DatabaseAway
-from hmacfs.storage.index import BATCH, FILE_NAME, Index, Query
-from hmacfs.storage.indexing import FLUSH_AFTER_S, FLUSH_AT, REST, SCAN_EVERY_S, Indexing
-from hmacfs.storage.scan import SCANNED_KEY
 from tests.storage.support import StoreTestCase
 
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from hmacfs.keeping.index import BATCH, Entry, Index, Query, Schedule, Usage
 from hmacfs.storage.database import WrongFormat
 from hmacfs.storage.facts import Facts
-from hmacfs.storage.index import BATCH, Entry, Index, Query, Schedule, Usage
 from hmacfs.storage.tree import Stamp
 
 NOW = 1_796_000_000.0

@@ -8,11 +8,11 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 
 from hmacfs.errors import Refused
+from hmacfs.keeping.asked import AskedDeletions
+from hmacfs.keeping.deleting import Deleting
+from hmacfs.keeping.index import Entry
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import InlineThreads
-from hmacfs.storage.asked import AskedDeletions
-from hmacfs.storage.deleting import Deleting
-from hmacfs.storage.index import Entry
 from tests.storage.support import StoreTestCase
 
 NOW = 1_790_000_000.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import StartError
-from hmacfs.storage.layouts import LAYOUTS, Found, Hints, Passed
+from hmacfs.keeping.layouts import LAYOUTS, Found, Hints, Passed
 
 MTIME = 1_790_000_000
 

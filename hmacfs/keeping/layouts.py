@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from attrs import frozen
 
 from hmacfs.errors import Refused, StartError
-from hmacfs.storage import luadata
+from hmacfs.keeping import luadata
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.names import OWN_DIRECTORY, SlotPath
 from hmacfs.storage.types import guess_type, storable_type

@@ -1,7 +1,7 @@
 """Bringing the index in step with the tree: of single files that have changed, and of all of them.
 
 All of it works in one way, whoever has changed the tree and whatever changes meanwhile: look at the file, then write
-down what was seen if it still holds while nobody else can write (:meth:`hmacfs.storage.index.Index.settle`).
+down what was seen if it still holds while nobody else can write (:meth:`hmacfs.keeping.index.Index.settle`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from attrs import frozen
 
 from hmacfs.errors import Refused
-from hmacfs.storage.index import BATCH, BIRTHMARK_KEY, Entry, Index, batches
+from hmacfs.keeping.index import BATCH, BIRTHMARK_KEY, Entry, Index, batches
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.store import Store
 from hmacfs.storage.tree import Stamp

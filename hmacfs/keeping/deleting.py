@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from hmacfs.keeping.index import Entry, Index
+from hmacfs.keeping.report import Deletion
+from hmacfs.keeping.scan import refresh
 from hmacfs.storage.database import DatabaseAway
 from hmacfs.storage.facts import Facts
-from hmacfs.storage.index import Entry, Index
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.report import Deletion
-from hmacfs.storage.scan import refresh
 from hmacfs.storage.store import Store
 from hmacfs.storage.tree import Stamp
 
@@ -18,7 +18,7 @@ from hmacfs.storage.tree import Stamp
 class Deleting:
     """Deletes files on behalf of one who decides about them. In a thread.
 
-    :param report: :meth:`hmacfs.storage.report.Report.add`.
+    :param report: :meth:`hmacfs.keeping.report.Report.add`.
     :param by: who decides, for the report: ``retention``, ``quota``, ``xmpp-server``, or the operator's command.
     """
 
@@ -33,7 +33,7 @@ class Deleting:
 
         Then the index is corrected, and who asks again decides on what is true now. Downloads go on.
 
-        :param entry: from the index, or by :func:`hmacfs.storage.scan.look_up`.
+        :param entry: from the index, or by :func:`hmacfs.keeping.scan.look_up`.
         :param reason: one hyphenated word.
         :param now: in seconds since the epoch.
         :return: bytes that were freed, or will be when nobody reads the file any more (0 where it has another name);

@@ -19,13 +19,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.config import Config
 from hmacfs.config_retention import RetentionRule
-from hmacfs.metrics import Metrics
-from hmacfs.net.threads import InlineThreads
-from hmacfs.storage.deleting import Deleting
-from hmacfs.storage.facts import Facts
-from hmacfs.storage.index import FILE_NAME, Entry, Index
-from hmacfs.storage.report import Deletion
-from hmacfs.storage.retention import (
+from hmacfs.keeping.deleting import Deleting
+from hmacfs.keeping.index import FILE_NAME, Entry, Index
+from hmacfs.keeping.report import Deletion
+from hmacfs.keeping.retention import (
     CONFIRM_S,
     JUMP_S,
     SCAN_PATIENCE_S,
@@ -35,9 +32,12 @@ from hmacfs.storage.retention import (
     RetentionSweeps,
     policy_of,
 )
-from hmacfs.storage.scan import SCANNED_KEY, Scan, refresh
+from hmacfs.keeping.scan import SCANNED_KEY, Scan, refresh
+from hmacfs.metrics import Metrics
+from hmacfs.net.threads import InlineThreads
+from hmacfs.storage.facts import Facts
+from tests.keeping.test_lifetimes import AVATARS, ENTRY, VIDEOS
 from tests.storage.support import StoreTestCase
-from tests.storage.test_lifetimes import AVATARS, ENTRY, VIDEOS
 
 DAY_S = 86_400.0
 HOUR_S = 3_600.0

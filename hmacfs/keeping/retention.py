@@ -1,7 +1,7 @@
 """Retention: files leave when their time is over, or when all of them together have become too many.
 
 The index says which may have to go. Each is decided upon with what the index knows, and deleted only if that is still
-true in the tree (:mod:`hmacfs.storage.deleting`), so that several processes may sweep at once and none deletes what
+true in the tree (:mod:`hmacfs.keeping.deleting`), so that several processes may sweep at once and none deletes what
 another wouldn't.
 """
 
@@ -19,12 +19,12 @@ from twisted.logger import Logger
 
 from hmacfs.config import Config
 from hmacfs.config_retention import RetentionRule
+from hmacfs.keeping.index import Entry, Index, Query, Schedule, Usage
+from hmacfs.keeping.lifetimes import AGED, EXPIRED, Lifetimes
+from hmacfs.keeping.scan import SCANNED_KEY
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import Threads
 from hmacfs.storage.database import DatabaseAway, WrongFormat
-from hmacfs.storage.index import Entry, Index, Query, Schedule, Usage
-from hmacfs.storage.lifetimes import AGED, EXPIRED, Lifetimes
-from hmacfs.storage.scan import SCANNED_KEY
 from hmacfs.units import DAY_S, HOUR_S, human_duration, human_size
 
 #: Why a file went that was among the oldest when there was too much of all.
@@ -354,7 +354,7 @@ class Retention:
 class RetentionSweeps:
     """Retention beside everything else. To be used on the reactor's thread alone.
 
-    :param delete: blocks: :meth:`hmacfs.storage.deleting.Deleting.delete` on behalf of retention.
+    :param delete: blocks: :meth:`hmacfs.keeping.deleting.Deleting.delete` on behalf of retention.
     :param now: the time in seconds since the epoch.
     """
 

@@ -4,10 +4,10 @@ import errno
 
 from attrs import evolve
 
-from hmacfs.storage.deleting import Deleting
-from hmacfs.storage.index import FILE_NAME, Entry, Index
-from hmacfs.storage.report import Deletion
-from hmacfs.storage.scan import look_up, refresh
+from hmacfs.keeping.deleting import Deleting
+from hmacfs.keeping.index import FILE_NAME, Entry, Index
+from hmacfs.keeping.report import Deletion
+from hmacfs.keeping.scan import look_up, refresh
 from tests.storage.support import FACTS, StoreTestCase
 
 NOW = 1_796_000_000.0

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.config_retention import RetentionRule
-from hmacfs.storage.index import Entry
-from hmacfs.storage.lifetimes import Lifetimes
+from hmacfs.keeping.index import Entry
+from hmacfs.keeping.lifetimes import Lifetimes
 
 DAY_S = 86_400.0
 

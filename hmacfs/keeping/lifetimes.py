@@ -25,7 +25,7 @@ from typing import Final
 from attrs import frozen
 
 from hmacfs.config_retention import RetentionRule
-from hmacfs.storage.index import Entry
+from hmacfs.keeping.index import Entry
 
 #: The ``source`` of a file that was uploaded to us; of any other, the time of its upload is hearsay.
 UPLOADED: Final = "upload"

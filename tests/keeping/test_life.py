@@ -14,12 +14,12 @@ from hypothesis import strategies as some
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.config_retention import RetentionRule
-from hmacfs.storage.deleting import Deleting
+from hmacfs.keeping.deleting import Deleting
+from hmacfs.keeping.index import FILE_NAME, Entry, Index
+from hmacfs.keeping.retention import Policy, Retention
+from hmacfs.keeping.scan import Scan, refresh
 from hmacfs.storage.facts import Facts
-from hmacfs.storage.index import FILE_NAME, Entry, Index
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.retention import Policy, Retention
-from hmacfs.storage.scan import Scan, refresh
 from hmacfs.storage.store import AlreadyStored, Store
 
 DAY_S = 86_400.0

@@ -15,11 +15,11 @@ from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from hmacfs.errors import Refused
+from hmacfs.keeping.account import Account, account_of
+from hmacfs.keeping.index import Entry, Index, Query
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import Threads
-from hmacfs.storage.account import Account, account_of
 from hmacfs.storage.database import DatabaseAway, WrongFormat
-from hmacfs.storage.index import Entry, Index, Query
 from hmacfs.storage.names import SlotPath
 from hmacfs.units import human_size
 
@@ -113,7 +113,7 @@ class Charge:
 class Quotas:
     """The quotas of this process. To be used on the reactor's thread alone.
 
-    :param delete: blocks: :meth:`hmacfs.storage.deleting.Deleting.delete` on behalf of quotas.
+    :param delete: blocks: :meth:`hmacfs.keeping.deleting.Deleting.delete` on behalf of quotas.
     :param is_kept: whether a file must not make room, though it may be the oldest.
     :param flush: has the index know what was stored until now.
     :param now: the time in seconds since the epoch.

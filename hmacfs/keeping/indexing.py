@@ -11,12 +11,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from hmacfs.keeping.index import Index, Usage
+from hmacfs.keeping.scan import SCANNED_KEY, Kind, Scan, refresh
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import Threads
 from hmacfs.storage.database import DatabaseAway, WrongFormat
-from hmacfs.storage.index import Index, Usage
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.scan import SCANNED_KEY, Kind, Scan, refresh
 from hmacfs.storage.store import Store
 
 #: What happens to files is written down so many seconds later, or sooner if so many files are waiting.

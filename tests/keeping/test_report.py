@@ -9,8 +9,8 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import StartError
+from hmacfs.keeping.report import Deletion, Report
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.report import Deletion, Report
 
 DELETION = Deletion(
     time=1_795_428_000.12345,

@@ -13,13 +13,13 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import Refused
+from hmacfs.keeping.account import account_of
+from hmacfs.keeping.index import Entry, Index
+from hmacfs.keeping.quotas import Charge, QuotaLimits, Quotas
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import InlineThreads
-from hmacfs.storage.account import account_of
-from hmacfs.storage.index import Entry, Index
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.quotas import Charge, QuotaLimits, Quotas
-from tests.storage.test_lifetimes import ENTRY
+from tests.keeping.test_lifetimes import ENTRY
 
 ALICE = "alice@example.org"
 BOB = "bob@example.org"

@@ -16,13 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from hmacfs.keeping.index import BATCH, FILE_NAME, Entry, Index, Query, Usage
+from hmacfs.keeping.indexing import Indexing
+from hmacfs.keeping.scan import SCANNED_KEY, Difference, Kind, Scan, look_up, refresh
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import InlineThreads
 from hmacfs.storage.facts import Facts
-from hmacfs.storage.index import BATCH, FILE_NAME, Entry, Index, Query, Usage
-from hmacfs.storage.indexing import Indexing
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.scan import SCANNED_KEY, Difference, Kind, Scan, look_up, refresh
 from hmacfs.storage.store import AlreadyStored, Store
 from hmacfs.storage.tree import PathConflict
 from tests.storage.support import FACTS, StoreTestCase

@@ -17,8 +17,8 @@ from typing import Final
 from attrs import frozen
 
 from hmacfs.errors import Refused, StartError
+from hmacfs.keeping.layouts import Found, Passed
 from hmacfs.storage.facts import ADOPTED
-from hmacfs.storage.layouts import Found, Passed
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.parts import Part
 from hmacfs.storage.store import AlreadyStored, Store, StoredFile

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from attrs import evolve, field, fields, frozen
 
-from hmacfs.storage.account import account_of
+from hmacfs.keeping.account import account_of
 from hmacfs.storage.database import Database
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.tree import Identity, Stamp
@@ -109,7 +109,7 @@ class Entry:
     :ivar uploaded: in seconds since the epoch; of a file that was adopted, its mtime.
     :ivar content_type: as in :class:`~hmacfs.storage.facts.Facts`.
     :ivar sha256: likewise.
-    :ivar user: as in :class:`~hmacfs.storage.account.Account`.
+    :ivar user: as in :class:`~hmacfs.keeping.account.Account`.
     :ivar domain: likewise.
     :ivar expires: when the uploader wanted the file gone, in seconds since the epoch.
     :ivar quarantined: whether the operator has taken it down.
@@ -278,7 +278,7 @@ class Index:
     def put(self, entries: Sequence[Entry]) -> None:
         """Write down files, new ones and known ones. Of a known file ``first_seen`` and ``read_day`` are kept.
 
-        For who has an entry but no tree; otherwise :func:`hmacfs.storage.scan.refresh` is the way.
+        For who has an entry but no tree; otherwise :func:`hmacfs.keeping.scan.refresh` is the way.
         """
         for batch in batches(entries, BATCH):
             self._database.write(lambda connection, batch=batch: self._put(connection, batch))  # type: ignore[misc]

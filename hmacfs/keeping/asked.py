@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Final
 
 from hmacfs.errors import Refused
+from hmacfs.keeping.deleting import Deleting
+from hmacfs.keeping.index import Entry
+from hmacfs.keeping.scan import look_up
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import Threads
-from hmacfs.storage.deleting import Deleting
-from hmacfs.storage.index import Entry
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.scan import look_up
 from hmacfs.storage.store import Store
 
 #: Why a file went that its XMPP server wanted gone.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from twisted.trial.unittest import SynchronousTestCase
 
-from hmacfs.storage.luadata import LuaSyntax, items
+from hmacfs.keeping.luadata import LuaSyntax, items
 
 #: As Prosody 0.12.3 has written it.
 LIST = rb"""

@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 
 from hmacfs.errors import StartError
-from hmacfs.storage.importing import How, Importer, Taken
-from hmacfs.storage.layouts import LAYOUTS, Hints, Passed
+from hmacfs.keeping.importing import How, Importer, Taken
+from hmacfs.keeping.layouts import LAYOUTS, Hints, Passed
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.store import OpenFile
 from tests.storage.support import StoreTestCase

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from hmacfs.storage.account import Account, account_of
+from hmacfs.keeping.account import Account, account_of
 
 
 class AccountTests(SynchronousTestCase):
