@@ -311,6 +311,7 @@ class _Reading:
         self._check_delete_secret()
         self._check_sendfile()
         self._check_pointless()
+        self._check_rules()
         if self._faults:
             raise ConfigError(self._noted(self._faults))
         return Config(
@@ -417,6 +418,22 @@ class _Reading:
             self._warn("SendfilePrefix", "has no effect, as SendfileHeader isn't X-Accel-Redirect")
         if header and not self._values["TrustedProxies"]:
             self._warn("SendfileHeader", "has no effect, as TrustedProxies is empty")
+
+    def _check_rules(self) -> None:
+        slots = "".join(f"{each}/" for each in self._values["UploadSubDir"])
+        for number, rule in enumerate(self._values["RetentionRules"], start=1):
+            if slots and rule.path is not None and rule.path.startswith(slots):
+                self._warn(
+                    "RetentionRules",
+                    f"rule {number}: Path = {values.show(rule.path)}: fits {slots}{rule.path}, as paths begin below"
+                    " UploadSubDir",
+                )
+            if rule.content_type is not None and not set(rule.content_type) & set("/*?["):
+                self._warn(
+                    "RetentionRules",
+                    f"rule {number}: Type = {values.show(rule.content_type)}: fits no type;"
+                    f" {values.show(rule.content_type + '/*')} does",
+                )
 
     def _check_pointless(self) -> None:
         if any(proxy != "unix" and proxy.prefixlen == 0 for proxy in self._values["TrustedProxies"]):

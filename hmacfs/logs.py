@@ -225,6 +225,7 @@ class FileSink(Sink):
     If a new one can't be made, the old one goes on being used, whatever its name is by now.
 
     :param key: of the configuration, by which messages name the file.
+    :param owner: user and group of a file that is made here; ``None`` for our own.
     :raises StartError: when the file can't be had.
     """
 
@@ -235,13 +236,15 @@ class FileSink(Sink):
         stderr: int = _STDERR,
         *,
         key: str = "LogFile",
+        owner: tuple[int, int] | None = None,
     ) -> None:
         try:
-            fd = _open_log(path)
+            fd = _open_log(path, owner)
         except OSError as error:
             raise StartError(f"{key} {path}: {_advice(path, error)}") from error
         super().__init__(fd, f"{key} {path}", clock, stderr)
         self._path = path
+        self._owner = owner
         self._looked_at = clock()
 
     def write(self, line: str) -> None:
@@ -254,7 +257,7 @@ class FileSink(Sink):
 
     def reopen(self) -> None:
         try:
-            fd = _open_log(self._path)
+            fd = _open_log(self._path, self._owner)
         except OSError as error:
             self._complain(error.strerror or str(error))
             return
@@ -273,7 +276,7 @@ class FileSink(Sink):
             return False
 
 
-def _open_log(path: Path) -> int:
+def _open_log(path: Path, owner: tuple[int, int] | None) -> int:
     # O_NONBLOCK is for a pipe that nobody reads: to wait for a reader, or for it to read, would be to wait for ever.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
@@ -282,6 +285,8 @@ def _open_log(path: Path) -> int:
         return os.open(path, flags)
     # A daemon's umask may be 077; the group is for those who read logs.
     os.fchmod(fd, 0o640)
+    if owner is not None:
+        os.fchown(fd, *owner)
     return fd
 
 

@@ -56,6 +56,22 @@ class RetentionRulesTests(ConfigTestCase):
                 self.assertTrue(fault.startswith("2: RetentionRules = "), fault)
                 self.assertIn(expected, fault)
 
+    def test_fits_other_files(self) -> None:
+        """A rule that reads as if it were about files that it isn't about."""
+        for rule, expected in {
+            'Path = "upload/a/*"': 'rule 2: Path = "upload/a/*": fits upload/upload/a/*, as paths begin below UploadSubDir',
+            'Type = "image"': 'rule 2: Type = "image": fits no type; "image/*" does',
+        }.items():
+            (warning,) = self.warnings(
+                f'RetentionRules = [{{ Path = "a/*", Keep = "1d" }}, {{ {rule}, Keep = "forever" }}]'
+            )
+            self.assertTrue(warning.endswith(expected), warning)
+        for rule in ('Path = "uploads/*"', 'Type = "*"', 'Type = "image*"', 'Type = "image?png"', 'Type = "[iv]*"'):
+            self.assertEqual(self.warnings(f'RetentionRules = [{{ {rule}, Keep = "forever" }}]'), [])
+        self.assertEqual(
+            self.warnings('UploadSubDir = ""\nRetentionRules = [{ Path = "upload/a/*", Keep = "forever" }]'), []
+        )
+
     def test_all_faults_at_once(self) -> None:
         """A fault of one rule hides none of another."""
         fault = self.fault('RetentionRules = [{ Keep = "7d" }, { Path = "a", Keep = "7d" }, { Path = "b" }]')

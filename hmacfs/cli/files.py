@@ -16,7 +16,6 @@ from hmacfs.cli.selecting import Selection, add_selectors
 from hmacfs.cli.storing import Stored, opened
 from hmacfs.keeping.deleting import Deleting
 from hmacfs.keeping.index import BATCH, Entry
-from hmacfs.keeping.report import Report
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.names import SlotPath
 from hmacfs.units import human_size
@@ -148,16 +147,13 @@ def delete(
     :param what: the command, for the system's log.
     :param reason: for the report.
     """
-    report = Report(stored.config.report_file)
-    deleting = Deleting(stored.store, stored.index, report.add, f"operator {operator()}")
+    with stored.report() as report:
+        deleting = Deleting(stored.store, stored.index, report.add, f"operator {operator()}")
 
-    def one(entry: Entry) -> bool:
-        return deleting.delete(entry, reason, time.time()) is not None
+        def one(entry: Entry) -> bool:
+            return deleting.delete(entry, reason, time.time()) is not None
 
-    try:
         return _change(selection, one, output, dry_run=dry_run, yes=yes, verb="delete", done="deleted", what=what)
-    finally:
-        report.close()
 
 
 def _quarantine(options: argparse.Namespace) -> int:

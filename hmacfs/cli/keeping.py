@@ -13,7 +13,6 @@ from hmacfs.cli.audit import audit, operator
 from hmacfs.cli.output import FAULT, FINE, Column, Fault, Output, moment, timestamp
 from hmacfs.cli.storing import Stored, opened
 from hmacfs.keeping.deleting import Deleting
-from hmacfs.keeping.report import Report
 from hmacfs.keeping.retention import Plan, Retention, Tally, policy_of
 from hmacfs.keeping.scan import Scan
 from hmacfs.storage.names import SlotPath
@@ -59,7 +58,11 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _retention(stored: Stored) -> Retention:
-    return Retention(stored.index, policy_of(stored.config), stored.config.retention_interval_s)
+    """:raises Fault: the index knows a part of the files, and would make a plan for these."""
+    retention = Retention(stored.index, policy_of(stored.config), stored.config.retention_interval_s)
+    if not retention.knows_the_tree():
+        raise Fault("The index has not seen the whole store yet. Say hmacfs index rebuild first.")
+    return retention
 
 
 def _tell_plan(plan: Plan, stored: Stored, output: Output) -> None:
@@ -95,8 +98,6 @@ def _run(options: argparse.Namespace) -> int:
     output = Output.of(options)
     with opened(options) as stored:
         retention = _retention(stored)
-        if not retention.knows_the_tree():
-            raise Fault("The index has not seen the whole store yet. Say hmacfs index rebuild first.")
         plan = retention.plan(time.time())
         if options.dry_run or not plan.going.all_files:
             _tell_plan(plan, stored, output)
@@ -114,17 +115,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _sweep(stored: Stored, retention: Retention, expected: int, output: Output) -> Tally:
     now = time.time()
-    report = Report(stored.config.report_file)
-    deleting = Deleting(stored.store, stored.index, report.add, f"operator {operator()}")
-    sweep = retention.sweep(now, lambda entry, reason: deleting.delete(entry, reason, now) is not None)
-    try:
-        with output.progress("deleting", expected, of_bytes=False) as bar:
-            seen = 0
-            while sweep.step():
-                bar.advance(sweep.tally.all_files - seen)
-                seen = sweep.tally.all_files
-    finally:
-        report.close()
+    with stored.report() as report, output.progress("deleting", expected, of_bytes=False) as bar:
+        deleting = Deleting(stored.store, stored.index, report.add, f"operator {operator()}")
+        sweep = retention.sweep(now, lambda entry, reason: deleting.delete(entry, reason, now) is not None)
+        seen = 0
+        while sweep.step():
+            bar.advance(sweep.tally.all_files - seen)
+            seen = sweep.tally.all_files
     retention.has_swept(now)
     return sweep.tally
 

@@ -13,8 +13,10 @@ from hmacfs.cli.output import Output
 from hmacfs.config import Config, load
 from hmacfs.errors import StartError
 from hmacfs.keeping.index import FILE_NAME, Index
+from hmacfs.keeping.report import Report
 from hmacfs.keeping.scan import refresh
 from hmacfs.storage.database import DatabaseAway, WrongFormat
+from hmacfs.storage.disk import heir
 from hmacfs.storage.store import Store
 
 
@@ -28,6 +30,18 @@ class Stored:
     config: Config
     store: Store
     index: Index
+
+    @contextmanager
+    def report(self) -> Iterator[Report]:
+        """Where deletions are written down. If root makes the file, the daemon can write to it all the same.
+
+        :raises StartError: the file can't be had.
+        """
+        report = Report(self.config.report_file, heir(self.config.store_dir))
+        try:
+            yield report
+        finally:
+            report.close()
 
     def note(self, paths: Sequence[bytes], output: Output) -> None:
         """Bring the index in step where files have come, gone or changed.

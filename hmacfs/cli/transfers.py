@@ -22,6 +22,9 @@ from hmacfs.uploads.digests import StatedDigests
 #: Where a bearer token is looked for, so that it is neither in the list of processes nor in a shell's history.
 TOKEN_VARIABLE: Final = "HMACFS_TOKEN"  # noqa: S105 (its name, not its value)
 
+#: By how much a transfer that was slower for a moment may be faster afterwards.
+_MADE_UP_FOR_S: Final = 1.0
+
 
 def add_transfer(parser: argparse.ArgumentParser) -> None:
     """The options of both commands."""
@@ -92,8 +95,8 @@ class Pace:
     """
 
     rate_bytes_s: int | None
-    _began: float = field(factory=time.monotonic, init=False)
-    _passed_bytes: int = field(default=0, init=False)
+    #: When what was moved so far would have got through at that rate.
+    _through_at: float = field(factory=lambda: time.monotonic(), init=False)
 
     @property
     def chunk_bytes(self) -> int:
@@ -103,8 +106,10 @@ class Pace:
     def passed(self, size_bytes: int) -> None:
         """So much was moved; sleep until it was not too early."""
         if self.rate_bytes_s is not None:
-            self._passed_bytes += size_bytes
-            time.sleep(max(0.0, self._began + self._passed_bytes / max(1, self.rate_bytes_s) - time.monotonic()))
+            now = time.monotonic()
+            # A break is no credit: what is made up for is that a chunk is late now and then.
+            self._through_at = max(self._through_at, now - _MADE_UP_FOR_S) + size_bytes / max(1, self.rate_bytes_s)
+            time.sleep(max(0.0, self._through_at - now))
 
 
 def stated_sha256(headers: Mapping[str, str]) -> bytes | None:

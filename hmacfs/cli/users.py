@@ -92,8 +92,20 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _archive(stored: Stored, jid: str, path: Path, output: Output) -> int:
-    """Write an archive that only its maker may read: the files by their paths, and what is known of them."""
+    """Write an archive that only its maker may read: the files by their paths, and what is known of them.
+
+    :return: how many files.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        return _write_archive(stored, jid, fd, output)
+    except BaseException:
+        # A part of the files must not be taken for all of them.
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _write_archive(stored: Stored, jid: str, fd: int, output: Output) -> int:
     known: list[object] = []
     with open(fd, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         with output.progress("files", None, of_bytes=False) as bar:

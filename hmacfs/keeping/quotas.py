@@ -182,16 +182,15 @@ class Quotas:
             return
         # One after another: two that saw the same excess would make twice the room.
         await self._making_room.acquire()
+        gone: list[Entry] = []
         try:
             await self._flush()
-            gone = await self._threads.run(self._make_room, charge)
-            for entry in gone:
-                self._metrics.deleted_files.labels(QUOTA).inc()
-                self._metrics.deleted_bytes.labels(QUOTA).inc(entry.size)
+            await self._threads.run(self._make_room, charge, gone)
         except (DatabaseAway, WrongFormat, OSError) as error:
             self._log.error("quotas: the oldest files could not make room: {error}", error=error)
         finally:
             self._making_room.release()
+            self._tell(gone, charge.path)
 
     def _release(self, charge: Charge) -> None:
         if charge in self._charges:
@@ -243,12 +242,11 @@ class Quotas:
                 return True
         return False
 
-    def _make_room(self, charge: Charge) -> Sequence[Entry]:
+    def _make_room(self, charge: Charge, gone: list[Entry]) -> None:
         """Delete the oldest files until every scope is within its limit.
 
-        :return: what was deleted.
+        :param gone: has what was deleted, also when that fails half-way.
         """
-        gone = []
         for scope in charge.scopes:
             oldest = self._oldest(scope)
             # Asked each time: another process may be at the same.
@@ -258,7 +256,6 @@ class Quotas:
                     break
                 if self._delete(entry, QUOTA, self._now()) is not None:
                     gone.append(entry)
-        return gone
 
     def _oldest(self, scope: Scope) -> Iterator[Entry]:
         """The files that may make room, oldest first."""
@@ -269,6 +266,20 @@ class Quotas:
             after = page[-1]
 
     # What is said of it
+
+    def _tell(self, gone: Sequence[Entry], path: SlotPath) -> None:
+        if not gone:
+            return
+        size_bytes = sum(entry.size for entry in gone)
+        self._metrics.deleted_files.labels(QUOTA).inc(len(gone))
+        self._metrics.deleted_bytes.labels(QUOTA).inc(size_bytes)
+        self._log.info(
+            "quotas: deleted {files:,} {noun}, {size}, to make room for {path}",
+            files=len(gone),
+            noun="file" if len(gone) == 1 else "files",
+            size=human_size(size_bytes),
+            path=path.url,
+        )
 
     def _went_away(self, away: Exception) -> None:
         if not self._is_away:

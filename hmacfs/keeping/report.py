@@ -55,11 +55,12 @@ class Report:
     written (a full disk) is lost, and standard error is told; no deletion fails for it.
 
     :param path: of the file.
+    :param owner: user and group of a file that is made here; ``None`` for our own.
     :raises StartError: when the file can't be had.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._sink = None if path is None else FileSink(path, key="ReportFile")
+    def __init__(self, path: Path | None, owner: tuple[int, int] | None = None) -> None:
+        self._sink = None if path is None else FileSink(path, key="ReportFile", owner=owner)
 
     def add(self, deletion: Deletion) -> None:
         """Append one line. Never raises."""

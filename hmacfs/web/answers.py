@@ -43,7 +43,8 @@ class Answer:
 
 def set_head(request: StreamingRequest, status: int, headers: Iterable[tuple[str, str]]) -> None:
     """Set status and headers of *request*'s answer, those that every answer of its site carries among them."""
-    request.setResponseCode(status)
+    # Twisted has no words for some of them, 429 and 451 among them.
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
     response = request.responseHeaders
     # Once more: Twisted has put its own name in place of ours meanwhile.
     for always in request.channel.site.headers:

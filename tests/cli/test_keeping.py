@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 
+from hmacfs.cli import storing
 from tests.cli.storing import DAY_S, StoredTestCase
 
 
@@ -72,12 +74,28 @@ class RetentionTests(StoredTestCase):
         self.assertEqual(status, 1)
         self.assertIn("index rebuild", err)
 
+    def test_plan_of_an_unknown_tree(self) -> None:
+        """It is no promise that nothing would be deleted."""
+        (self.root / ".hmacfs" / "index.sqlite").unlink()
+        status, out, err = self.run_it("retention", "plan")
+        self.assertEqual((status, out), (1, ""))
+        self.assertIn("index rebuild", err)
+
     def test_report(self) -> None:
         report = self.directory / "report"
         self.configure(f'DeleteFiles = true\nRetentionGrace = 0\nReportFile = "{report}"\n')
         self.run_it("retention", "run", "--yes")
         reasons = {json.loads(line)["path"]: json.loads(line)["reason"] for line in report.read_text().splitlines()}
         self.assertEqual(reasons, {"slot1/old": "age", "slot3/over": "expired"})
+
+    def test_report_that_root_makes(self) -> None:
+        """It belongs to whom the store belongs to, or the daemon could not write to it."""
+        owners: list[tuple[int, int]] = []
+        self.patch(storing, "heir", lambda directory: (12, 34) if directory == self.root else None)
+        self.patch(os, "fchown", lambda _fd, user, group: owners.append((user, group)))
+        self.configure(f'DeleteFiles = true\nRetentionGrace = 0\nReportFile = "{self.directory / "report"}"\n')
+        self.run_it("retention", "run", "--yes")
+        self.assertEqual(owners, [(12, 34)])
 
 
 class IndexTests(StoredTestCase):

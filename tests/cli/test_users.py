@@ -6,7 +6,9 @@ import hashlib
 import json
 import stat
 import tarfile
+from unittest.mock import Mock
 
+from hmacfs.cli import users
 from hmacfs.uploads.note import encode
 from hmacfs.uploads.state import NewUpload
 from tests.cli.storing import StoredTestCase
@@ -79,6 +81,15 @@ class ExportTests(UsersTestCase):
         archive.write_text("precious")
         self.assertEqual(self.run_it("users", "export", ALICE, "--tar", str(archive))[0], 1)
         self.assertEqual(archive.read_text(), "precious")
+
+    def test_archive_that_breaks_off(self) -> None:
+        """A part of somebody's files isn't left behind under the name of all of them, after Ctrl-C neither."""
+        archive = self.directory / "alice.tar"
+        for error, expected in ((OSError(28, "No space left on device"), 1), (KeyboardInterrupt(), 130)):
+            fails = self.patch(users, "_add", Mock(side_effect=[True, error]))
+            self.assertEqual(self.run_it("users", "export", ALICE, "--tar", str(archive))[0], expected)
+            fails.restore()
+            self.assertFalse(archive.exists())
 
     def test_nobody(self) -> None:
         self.assertEqual(self.run_it("users", "export", "nobody@example.org")[:2], (0, ""))

@@ -369,17 +369,34 @@ class OldestTests(QuotaTestCase):
             sample = self.registry.get_sample_value(f"hmac_file_server_deleted_{name}_total", {"reason": "quota"})
             self.assertEqual(sample, value)
 
-    def test_disk_in_the_way(self) -> None:
-        """The upload has its 201; the operator hears of it."""
+    def test_line(self) -> None:
+        """Without a report, nothing else says where a file has gone."""
         self.have("a/1", 60)
-        charge = self.begin("a/2", 60)
+        self.have("a/2", 30)
+        self.end(self.begin("a/3 é", 80))
+        self.assertEqual(self.lines, ["info: quotas: deleted 2 files, 90 B, to make room for a/3%20%C3%A9"])
+        self.end(self.begin("b/1", 20))
+        self.assertEqual(len(self.lines), 1)
 
-        def delete(_entry: Entry, _reason: str, _now: float) -> int | None:
-            raise PermissionError(13, "Permission denied")
+    def test_disk_in_the_way(self) -> None:
+        """The upload has its 201; the operator hears of it, and of what went until then."""
+        self.have("a/1", 20)
+        self.have("a/2", 60)
+        charge = self.begin("a/3", 90)
+
+        def delete(entry: Entry, reason: str, now: float) -> int | None:
+            if entry.path == b"a/2":
+                raise PermissionError(13, "Permission denied")
+            return self.delete(entry, reason, now)
 
         self.patch(self.quotas, "_delete", delete)
         self.end(charge)
-        self.assertIn("error: quotas: the oldest files could not make room", self.lines[-1])
+        error, gone = self.lines
+        self.assertIn("error: quotas: the oldest files could not make room", error)
+        self.assertIn("info: quotas: deleted 1 file, 20 B", gone)
+        self.assertEqual(
+            self.registry.get_sample_value("hmac_file_server_deleted_bytes_total", {"reason": "quota"}), 20
+        )
 
     def make_anew(self, limits: QuotaLimits) -> Quotas:
         self.registry = CollectorRegistry()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from attrs import evolve
@@ -70,6 +71,19 @@ class ReportTests(SynchronousTestCase):
         for report in (self.report, other, self.report):
             report.add(DELETION)
         self.assertEqual(len(self.lines()), 3)
+
+    def test_owner_of_a_new_file(self) -> None:
+        """Whoever it is to belong to has it, after a rotation too; what was there already keeps its owner."""
+        owners: list[tuple[int, int]] = []
+        self.patch(os, "fchown", lambda _fd, user, group: owners.append((user, group)))
+        path = self.path.with_name("new.jsonl")
+        for _ in range(2):
+            report = Report(path, owner=(12, 34))
+            self.addCleanup(report.close)
+        self.assertEqual(owners, [(12, 34)])
+        path.unlink()
+        report.reopen()
+        self.assertEqual(owners, [(12, 34)] * 2)
 
     def test_rotated(self) -> None:
         """At once when it is told, without the loss of a line."""

@@ -376,6 +376,8 @@ class QuarantinedTests(DownloadTestCase):
             self.assert_refused(answer, 451, "quarantined")
             self.assertNotIn(b"complaint", answer.body)
         self.assertEqual(self.server.get(method="HEAD").status, 451)
+        wire = self.server.connect(request("GET", URL))
+        self.assertTrue(wire.transport.value().startswith(b"HTTP/1.1 451 Unavailable For Legal Reasons\r\n"))
         self.assertEqual(self.server.put(PATH, CONTENT).status, 451)
         self.assertEqual((self.root / PATH).read_bytes(), CONTENT)
 
