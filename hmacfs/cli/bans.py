@@ -71,7 +71,7 @@ class _Task:
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the family to argparse's *commands*."""
-    bans = commands.add_parser("bans", help="lists, adds and lifts blocks and bans, and says why")
+    bans = commands.add_parser("bans", help="list, add and lift blocks and bans, and say why")
     verbs = bans.add_subparsers(required=True, metavar="VERB")
 
     listing = verbs.add_parser("list", parents=[common], help="list who is blocked or banned")

@@ -28,7 +28,12 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     sign.add_argument("size", metavar="SIZE", type=_size, help="of the file, in bytes")
     sign.add_argument("--type", help="content type (guessed by the name)")
     sign.add_argument("--scheme", choices=SCHEMES, default="v", help="kind of signature (%(default)s)")
-    sign.add_argument("--base-url", default="http://127.0.0.1:8080", help="of the server, without UploadSubDir")
+    sign.add_argument(
+        "--base-url",
+        metavar="URL",
+        default="http://127.0.0.1:8080",
+        help="of the server, without UploadSubDir (%(default)s)",
+    )
     arguments.of_file(sign.add_argument("--curl", metavar="FILE", help="print a curl command that uploads FILE"))
     sign.set_defaults(run=_sign)
 
