@@ -243,10 +243,12 @@ class Quotas:
         return False
 
     def _make_room(self, charge: Charge, gone: list[Entry]) -> None:
-        """Delete the oldest files until every scope is within its limit.
+        """Delete the oldest files until every scope is within its limit. Those that can't be deleted are passed over.
 
         :param gone: has what was deleted, also when that fails half-way.
+        :raises OSError: of the last file that was passed over, when all is done.
         """
+        failure: OSError | None = None
         for scope in charge.scopes:
             oldest = self._oldest(scope)
             # Asked each time: another process may be at the same.
@@ -254,8 +256,13 @@ class Quotas:
                 entry = next((entry for entry in oldest if entry.path != charge.path.encoded), None)
                 if entry is None:
                     break
-                if self._delete(entry, QUOTA, self._now()) is not None:
-                    gone.append(entry)
+                try:
+                    if self._delete(entry, QUOTA, self._now()) is not None:
+                        gone.append(entry)
+                except OSError as error:
+                    failure = error
+        if failure is not None:
+            raise failure
 
     def _oldest(self, scope: Scope) -> Iterator[Entry]:
         """The files that may make room, oldest first."""

@@ -398,6 +398,21 @@ class OldestTests(QuotaTestCase):
             self.registry.get_sample_value("hmac_file_server_deleted_bytes_total", {"reason": "quota"}), 20
         )
 
+    def test_file_that_stays(self) -> None:
+        """One that can't be deleted is passed over: the next one makes room in its place."""
+        self.have("a/1", 20)
+        self.have("a/2", 60)
+        charge = self.begin("a/3", 40)
+
+        def delete(entry: Entry, reason: str, now: float) -> int | None:
+            if entry.path == b"a/1":
+                raise PermissionError(13, "Permission denied")
+            return self.delete(entry, reason, now)
+
+        self.patch(self.quotas, "_delete", delete)
+        self.end(charge)
+        self.assertEqual(self.deleted, ["a/2"])
+
     def make_anew(self, limits: QuotaLimits) -> Quotas:
         self.registry = CollectorRegistry()
         return self.make(limits)
