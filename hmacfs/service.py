@@ -93,6 +93,7 @@ class Serving:
 
     Made when the process has become what it will be (daemon, user), and no request has come yet.
 
+    :param addresses: says who sent a request.
     :param scopes: says whom failures are counted for.
     :ivar root: the resource tree.
     :ivar bans: who is blocked or banned.
@@ -100,8 +101,17 @@ class Serving:
 
     _log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, threads: Threads, metrics: Metrics, scopes: Scopes) -> None:
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        threads: Threads,
+        metrics: Metrics,
+        addresses: ClientAddresses,
+        scopes: Scopes,
+    ) -> None:
         self._threads = threads
+        self._addresses = addresses
         self._metrics = metrics
         self._config = config
         self._store = Store.open(config.store_dir)
@@ -215,7 +225,7 @@ class Serving:
             retries=retries if config.get_retries else Retries(0, 0.0, reactor, self._count_retry),
             publishing=self._uploads.publishing if config.get_retries else None,
             read=self._indexing.read,
-            offloading=_make_offloading(config),
+            offloading=_make_offloading(config, self._addresses),
         )
         deletions = AskedDeletions(self._store, self._deleting("xmpp-server"), self._threads, time.time, self._metrics)
         slots = SlotResource(gate, self._uploads, downloads, deletions, self._threads, config.max_upload_bytes)
@@ -302,10 +312,9 @@ def _make_ban_state(config: Config, link: RedisLink | None, threads: Threads, st
     return RedisBanState(link, time.time, config.redis_prefix)
 
 
-def _make_offloading(config: Config) -> Offloading | None:
+def _make_offloading(config: Config, addresses: ClientAddresses) -> Offloading | None:
     if not config.sendfile_header:
         return None
-    addresses = ClientAddresses(config.trusted_proxies)
     if config.sendfile_header == ACCEL_REDIRECT:
         return Offloading.below_prefix(config.sendfile_prefix, addresses)
     return Offloading.below_directory(config.store_dir, addresses)
@@ -372,7 +381,9 @@ class HmacfsService(MultiService):
             self._log.warn("{line}", line=line)
         self._fit_connections(raise_limit())
         with _ends_with_a_sentence():
-            self._serving = Serving(self._config, self._reactor, self._threads, self._metrics, self._scopes)
+            self._serving = Serving(
+                self._config, self._reactor, self._threads, self._metrics, self._addresses, self._scopes
+            )
             self._site.resource = self._serving.root
             self._site.door.bans = self._serving.bans
             self._status_site.resource = build_status(self._metrics, self._serving.failing)
