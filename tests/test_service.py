@@ -27,7 +27,8 @@ from hmacfs.config import load
 from hmacfs.errors import StartError
 from hmacfs.keeping.indexing import FLUSH_AFTER_S
 from hmacfs.net.threads import InlineThreads
-from hmacfs.service import HmacfsService, redis_link, start_link
+from hmacfs.service import HmacfsService
+from hmacfs.serving import redis_link, start_link
 from hmacfs.web.site import HmacfsSite
 from tests.net.wire import Answer, Wire
 from tests.web.support import PATH, SECRET, URL, bearer, request, v, v3

@@ -51,7 +51,7 @@ def _on_redis(config: Config, address: RedisAddress, work: Work[T]) -> T:
     from twisted.internet import task
 
     from hmacfs.access.redisbans import RedisBanState
-    from hmacfs.service import redis_link, start_link
+    from hmacfs.serving import redis_link, start_link
 
     async def linked(reactor: Any) -> T:
         link = redis_link(config, reactor, address)
