@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from tests.e2e.daemon import Daemon, TomlValue, command
@@ -16,6 +17,9 @@ else:
     _Case = object
 
 MONTH_S = 30 * 86_400
+
+_LATER = (423, 503)
+"""What a client is told that had better come back."""
 
 
 class ClockedDaemon(Daemon):
@@ -64,18 +68,23 @@ class ClockMixin(_Case):
         stamp = self.daemon.process.wait_for_line("what/time").split(".")[0]
         return time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S")) - time.timezone
 
-    def offset(self, client: Client) -> int:
-        """The durable offset, as a client asks for it that is told to come back.
+    def patiently(self, ask: Callable[[], Answer]) -> Answer:
+        """The answer to a client that comes back when it is told to.
 
-        libfaketime reads a file at each look at the clock: on a busy machine Redis doesn't answer in time.
+        libfaketime reads a file at each look at the clock: on a busy machine the state store doesn't answer in time.
         """
 
         def asked() -> Answer | None:
-            head = client.head()
-            return None if head.status == 503 else head
+            answer = ask()
+            return None if answer.status in _LATER else answer
 
-        head = wait_until(asked, "the server can ask its state store")
-        assert head is not None
+        answer = wait_until(asked, "the server can ask its state store")
+        assert answer is not None
+        return answer
+
+    def offset(self, client: Client) -> int:
+        """The durable offset, which that client is told."""
+        head = self.patiently(client.head)
         self.assertEqual(head.status, 204)
         return int(head.header("Upload-Offset") or "")
 
@@ -92,12 +101,12 @@ class ClockMixin(_Case):
             self.assertEqual(connection.answer("PUT").status, 201)
         self.assertLess(self.seen(), time.time() - 86_400)
         self.assertEqual(self.offset(broken), 1_000_000)
-        self.assertEqual(broken.part(1_000_000).status, 201)
+        self.assertEqual(self.patiently(lambda: broken.part(1_000_000)).status, 201)
         self.daemon.process.stop()
         # The janitor comes with the start.
         self.daemon.restart()
         self.assertEqual(self.offset(restarted), 1_100_000)
-        self.assertEqual(restarted.part(1_100_000).status, 201)
+        self.assertEqual(self.patiently(lambda: restarted.part(1_100_000)).status, 201)
         for client in (self.client, broken, restarted):
             self.assertTrue(client.get().body == client.content)
 
@@ -110,7 +119,7 @@ class ClockMixin(_Case):
         self.daemon.see("+0s")
         self.daemon.process.stop()
         self.daemon.restart()
-        self.assert_stored(self.client.part(1_000_000))
+        self.assert_stored(self.patiently(lambda: self.client.part(1_000_000)))
 
 
 class EmbeddedClockTests(ClockMixin, ResumeTestCase):
@@ -123,7 +132,7 @@ class EmbeddedClockTests(ClockMixin, ResumeTestCase):
         broken, stored = self.make_client(path="slot/broken"), self.make_client(path="slot/stored")
         self.assertEqual(stored.put().status, 201)
         self.interrupt(1_000_000, client=broken)
-        self.assertEqual(broken.offset(), 1_000_000)
+        self.assertEqual(self.offset(broken), 1_000_000)
         with self.client.begin(2_000_000) as connection, Connection(self.daemon.port) as idle:
             self.arrived(2_000_000)
             self.assertEqual(idle.request("OPTIONS", "/upload/x").status, 204)
@@ -139,12 +148,12 @@ class EmbeddedClockTests(ClockMixin, ResumeTestCase):
         # The janitor comes with the start, and has nothing against the young.
         young = self.make_client(path="slot/young")
         self.interrupt(1_100_000, client=young)
-        self.assertEqual(young.offset(), 1_100_000)
+        self.assertEqual(self.offset(young), 1_100_000)
         self.daemon.process.stop()
         self.daemon.restart()
         self.daemon.process.wait_for_line("janitor: removed [0-9]+ uploads that were not finished in time")
         self.assertEqual(broken.head().status, 404)
-        self.assertEqual(young.part(1_100_000).status, 201)
+        self.assertEqual(self.patiently(lambda: young.part(1_100_000)).status, 201)
         for client in (self.client, stored, young):
             self.assertTrue(client.get().body == client.content)
         self.assertNotIn("Traceback", self.daemon.process.output)
