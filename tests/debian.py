@@ -27,7 +27,7 @@ OLD_END = (
 )
 NOT_IN_DEBIAN = ("http-sf", "slixmpp>=1.10", "typing-extensions>=4.6", "txredisapi")
 """What pip brings, without dependencies. Debian 12 has slixmpp, whose discovery fails on its Python, and too old a
-typing-extensions for http-sf."""
+typing-extensions for http-sf, beside which our own reader of such fields is tested."""
 SERVICES = {"ejabberd": "ejabberd", "prosody": "prosody", "redis-server": "redis-server", "nginx-light": "nginx"}
 """The package that brings a service, and the service."""
 

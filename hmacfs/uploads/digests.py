@@ -26,11 +26,11 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar, cast
 
-import http_sf
 from attrs import evolve, field, frozen
 from twisted.web.http_headers import Headers
 
 from hmacfs.errors import Refused
+from hmacfs.net.fields import FieldError, parse_dictionary
 
 T = TypeVar("T")
 
@@ -142,14 +142,12 @@ def _members(headers: Headers, name: bytes, kind: type[T], ignored: list[str]) -
     if lines is None:
         return {}
     try:
-        parsed = http_sf.parse(b", ".join(lines), tltype="dictionary")
-        assert isinstance(parsed, dict)
-        known = {key: member[0] for key, member in parsed.items() if key in _ALGORITHMS and isinstance(member, tuple)}
+        parsed = parse_dictionary(b", ".join(lines))
+        known = {key: member[0] for key, member in parsed.items() if key in _ALGORITHMS}
         # bool is an int to Python, and a key without a value is True.
         if not all(type(value) is kind for value in known.values()):
-            raise ValueError("a value of another type")
-    except (ValueError, LookupError, ArithmeticError):
-        # Before 1.5 the parser lets an IndexError through.
+            raise FieldError("a value of another type")
+    except FieldError:
         ignored.append(name.decode("ascii"))
         return {}
     return cast("dict[str, T]", known)
