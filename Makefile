@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3.
 	$(shell $(python) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 		&& command -v $(python))))
 
-.PHONY: help run test lint fuzz bench format man dist clean
+.PHONY: help run test lint fuzz bench format man docs dist deb deb-test clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -20,7 +20,10 @@ help:
 	@echo 'make bench   throughput and the cost of hostile clients, into docs/benchmarks.md (a quarter of an hour)'
 	@echo 'make format  let ruff lay out the code'
 	@echo 'make man     manual page and completion for bash, in build/'
+	@echo 'make docs    the documentation as pages, in build/docs/'
 	@echo 'make dist    source archive and wheel, in dist/'
+	@echo 'make deb     Debian packages for the release that runs here, in dist/deb/ (apt-get build-dep . brings what it needs)'
+	@echo 'make deb-test  installs, uses, upgrades, removes and purges them in a clean root (as root on Debian)'
 	@echo 'make clean   remove everything that the others have made, except data/'
 
 run: $(VENV)/.installed data/secret
@@ -57,9 +60,20 @@ man: $(if $(TOOLS),,$(VENV)/.installed)
 	$(or $(TOOLS),$(VENV)/bin/python) -m hmacfs.cli.manual > build/man/hmacfs.1
 	$(or $(TOOLS),$(VENV)/bin/python) -m hmacfs.cli.completing > build/completion/hmacfs.bash
 
+docs: $(VENV)/.developing
+	$(VENV)/bin/mkdocs build --quiet
+
 dist: $(VENV)/.developing
 	rm -rf dist
 	$(VENV)/bin/python -m build --outdir dist .
+
+deb: $(VENV)/.installed
+	rm -rf dist/deb
+	contrib/debian/build dist/deb $(VENV)/bin/pip
+
+# REPORT=FILE keeps the last line.
+deb-test: deb
+	$(VENV)/bin/python -m tests.package $(if $(REPORT),--report $(REPORT)) dist/deb/*.deb
 
 clean:
 	rm -rf $(VENV) .venv-debian .venv-24.11 build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache .import_linter_cache
