@@ -49,8 +49,8 @@ def _ejabberd() -> bool:
     return which("erl") is not None and any(Path("/usr/lib").glob("*/ejabberd-*/ebin/ejabberd.app"))
 
 
-def _xmpp_client() -> bool:
-    return all(find_spec(name) is not None for name in ("slixmpp", "aiohttp"))
+def _modules(*names: str) -> Callable[[], bool]:
+    return lambda: all(find_spec(name) is not None for name in names)
 
 
 def _ipv6() -> bool:
@@ -70,10 +70,18 @@ PEERS = {
         Peer("redis", _program("redis-server"), ("redis-server",)),
         Peer("prosody", _prosody, ("prosody", "prosody-modules")),
         Peer("ejabberd", _ejabberd, ("ejabberd",)),
+        Peer("wrk", _program("wrk"), ("wrk",)),
+        Peer("promtool", _program("promtool"), ("prometheus",)),
+        Peer("fail2ban", _program("fail2ban-regex"), ("fail2ban",)),
         Peer("openssl", _program("openssl"), ("openssl",)),
         Peer("make", _program("make"), ("make",)),
         Peer("faketime", _program("faketime"), ("faketime",)),
-        Peer("slixmpp", _xmpp_client),
+        Peer("chromium", _program("chromium"), ("chromium",)),
+        Peer("node", _program("node"), ("nodejs",)),
+        Peer("npm", _program("npm"), ("npm",)),
+        Peer("slixmpp", _modules("slixmpp", "aiohttp")),
+        Peer("tuspy", _modules("tusclient")),
+        Peer("h11", _modules("h11")),
         Peer("small disk", smalldisk.is_to_be_had),
         Peer("mounting", smalldisk.can_be_mounted),
         Peer("IPv6", _ipv6),

@@ -6,12 +6,13 @@ import argparse
 import os
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.package import checks
-from tests.package.root import Machine, Root, temporary_directory
+from tests.package.root import BUILDING, USING, Machine, Root, build, temporary_directory
 from tests.run import say
 
 
@@ -24,6 +25,7 @@ class Tally:
 
     def check(self, what: Callable[..., None], *arguments: object) -> None:
         """Run one, and say how it went."""
+        began = time.monotonic()
         try:
             what(*arguments)
         except Exception:
@@ -31,7 +33,7 @@ class Tally:
             say(f"package: {what.__name__} ... [FAIL]\n{traceback.format_exc()}")
         else:
             self.passed += 1
-            say(f"package: {what.__name__} ... [OK]")
+            say(f"package: {what.__name__} ... [OK] in {time.monotonic() - began:.1f} s")
 
 
 def run(root: Root, debs: list[Path], tally: Tally) -> None:
@@ -69,8 +71,9 @@ def _in_machine(machine: Machine, names: str, newer: str, tally: Tally) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("debs", nargs="+", type=Path, help="the packages")
+    parser.add_argument("debs", nargs="*", type=Path, help="the packages")
     parser.add_argument("--release", default="bookworm", help="of Debian (default: bookworm)")
+    parser.add_argument("--build", type=Path, metavar="SDIST", help="build them there, with this source of txredisapi")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the line that counts to FILE")
     options = parser.parse_args()
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
@@ -78,7 +81,10 @@ def main() -> int:
     tally = Tally()
     directory = temporary_directory()
     try:
-        run(Root.make(options.release, directory / "root"), options.debs, tally)
+        debs = options.debs
+        if options.build is not None:
+            debs = build(Root.make(options.release, directory / "build", BUILDING), options.build)
+        run(Root.make(options.release, directory / "root", USING), debs, tally)
     finally:
         shutil.rmtree(directory)
     line = f"{tally.passed} passed, {tally.failed} failed"

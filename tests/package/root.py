@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 #: What a root has beside Debian's essential packages: what the checks call in it.
-TOOLS = ("ca-certificates", "curl", "dbus", "iproute2", "openssl", "procps", "systemd")
+USING = ("ca-certificates", "curl", "dbus", "iproute2", "openssl", "procps", "systemd")
+
+#: The same where packages are built.
+BUILDING = ("build-essential", "devscripts", "equivs", "git")
 
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources"))
@@ -81,13 +84,13 @@ class Root:
         self.path = path
 
     @classmethod
-    def make(cls, release: str, path: Path) -> Root:
-        """Install Debian's essential packages and :data:`TOOLS`, from where this machine gets its own.
+    def make(cls, release: str, path: Path, packages: Sequence[str]) -> Root:
+        """Install Debian's essential packages and some more, from where this machine gets its own.
 
         :param release: ``bookworm``, ``trixie``.
         :raises CommandFailed: mmdebstrap's.
         """
-        argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(TOOLS)}", release, str(path)]
+        argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", release, str(path)]
         sources = _sources(release)
         _run([*argv, "-"], f"mmdebstrap {release}", sources)
         (path / "etc/apt/sources.list").write_text(sources, encoding="ascii")
@@ -166,6 +169,26 @@ class Machine:
     def write(self, path: str, text: str) -> None:
         """Make a file."""
         self.run(f"mkdir -p $(dirname {shlex.quote(path)}); printf %s {shlex.quote(text)} > {shlex.quote(path)}")
+
+
+def build(root: Root, sdist: Path) -> list[Path]:
+    """Build the packages in a root, and return them.
+
+    :param sdist: the released source of txredisapi.
+    """
+    top = Path(__file__).resolve().parents[2]
+    listed = _run(["git", "-C", top, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], "git ls-files")
+    for name in listed.split("\0")[:-1]:
+        if (top / name).is_file():
+            target = root.path / "source" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(top / name, target)
+    shutil.copyfile(sdist, root.path / sdist.name)
+    root.run(
+        "cd /source; apt-get update -qq; mk-build-deps -i -r -t 'apt-get -qq -y --no-install-recommends' debian/control"
+    )
+    root.run(f"/source/contrib/debian/build /built /{sdist.name}")
+    return sorted((root.path / "built").glob("*.deb"))
 
 
 def temporary_directory() -> Path:
