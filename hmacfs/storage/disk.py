@@ -17,9 +17,25 @@ _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, err
 
 _RENAME_NOREPLACE: Final = 1
 
+_SYNC_FILE_RANGE_WAIT_BEFORE: Final = 1
+_SYNC_FILE_RANGE_WRITE: Final = 2
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+#: Offset and length, which is 0 for all that there is.
+_WHOLE: Final = (ctypes.c_int64(0), ctypes.c_int64(0))
+
+#: Whether libc has the calls of :meth:`Disk.sync_file_system` and :meth:`Disk.check_written` (glibc does).
+CAN_SYNC_TOGETHER: Final = hasattr(_LIBC, "syncfs") and hasattr(_LIBC, "sync_file_range")
+
 
 class Disk:
-    """Each method is one system call, and raises :class:`OSError`. Those named sync wait for the device."""
+    """Each method is one system call, and raises :class:`OSError`. Those named sync wait for the device.
+
+    :cvar waits: whether they do.
+    """
+
+    waits = True
 
     def write(self, fd: int, data: memoryview, offset: int) -> int:
         """Write to the page cache, and say how many bytes went."""
@@ -35,6 +51,21 @@ class Disk:
     def sync_data(self, fd: int) -> None:
         """Make a file's bytes and size survive a power loss, and not necessarily its attributes."""
         os.fdatasync(fd)
+
+    def sync_file_system(self, fd: int) -> None:
+        """Make all that is on the file system of *fd* survive a power loss: syncfs(2)."""
+        _succeed(_LIBC.syncfs(fd))
+
+    def check_written(self, fd: int) -> None:
+        """See that what was written back of a file has reached the device, whoever had it written back.
+
+        It flushes nothing. sync_file_range(2), which raises what fsync would.
+        """
+        _succeed(_LIBC.sync_file_range(fd, *_WHOLE, _SYNC_FILE_RANGE_WAIT_BEFORE))
+
+    def begin_writing(self, fd: int) -> None:
+        """Have the kernel begin to write a file back, and don't wait for it: sync_file_range(2)."""
+        _succeed(_LIBC.sync_file_range(fd, *_WHOLE, _SYNC_FILE_RANGE_WRITE))
 
     def set_mode(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
@@ -81,14 +112,41 @@ class Disk:
 
         :raises OSError: ENOSYS where libc has no such call (glibc has since 2.28).
         """
-        libc = ctypes.CDLL(None, use_errno=True)
-        renameat2 = getattr(libc, "renameat2", None)
+        renameat2 = getattr(_LIBC, "renameat2", None)
         if renameat2 is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
         if renameat2(from_fd, name, to_fd, new_name, _RENAME_NOREPLACE) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), new_name)
+
+
+class UnsyncedDisk(Disk):
+    """A disk that nothing waits for (``Durability = "none"``): the kernel writes when it likes to."""
+
+    waits = False
+
+    def sync(self, fd: int) -> None:
+        pass
+
+    def sync_data(self, fd: int) -> None:
+        pass
+
+    def sync_file_system(self, fd: int) -> None:
+        pass
+
+    def check_written(self, fd: int) -> None:
+        pass
+
+    def begin_writing(self, fd: int) -> None:
+        pass
+
+
+def _succeed(result: int) -> None:
+    """:raises OSError: when a call of libc has failed."""
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def heir(directory: int | Path) -> tuple[int, int] | None:

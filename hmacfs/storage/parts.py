@@ -103,9 +103,12 @@ class Part:
             self._entry_is_durable = True
         self.durable_size = size
 
-    def sync_all(self) -> None:
-        """As :meth:`sync`, with mode and attributes, but not under the part's name: before it is published. Blocks."""
-        self.durable_size = self._flush(self._disk.sync)
+    def sync_all(self, flush: Callable[[int], None]) -> None:
+        """As :meth:`sync`, with mode and attributes, but not under the part's name: before it is published. Blocks.
+
+        :param flush: does that to a descriptor, or tells how it went when it was done for many.
+        """
+        self.durable_size = self._flush(flush)
 
     def _flush(self, flush: Callable[[int], None]) -> int:
         if self._lost:

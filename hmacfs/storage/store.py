@@ -18,12 +18,12 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from attrs import frozen
+from attrs import define, frozen
 
 from hmacfs.errors import StartError
 from hmacfs.storage.attributes import attach, attached, detach
@@ -34,6 +34,7 @@ from hmacfs.storage.names import OWN_DIRECTORY, SlotPath
 from hmacfs.storage.parts import Part, Parts, Swept
 from hmacfs.storage.place import DIRECTORY, GOING, PARTS, Place, StoreGone, open_own
 from hmacfs.storage.sidecars import Sidecars
+from hmacfs.storage.syncs import Syncs
 from hmacfs.storage.tree import (
     BAD_NAME,
     DIRECTORY_MODE,
@@ -115,6 +116,62 @@ class OpenFile(StoredFile):
         self.handle.close()
 
 
+@frozen
+class Publication:
+    """What :meth:`Store.publish` is asked for, with the same names."""
+
+    part: Part
+    path: SlotPath
+    facts: Facts
+    mode: int = FILE_MODE
+
+
+@define
+class _Work:
+    """How far the publishing of one part has come.
+
+    :ivar beside: encoded facts, where they can't be in the file.
+    :ivar status: of the file, once nothing of it changes any more.
+    :ivar branch: the directories above it, open, once it has its name there.
+    :ivar failure: why it goes no further.
+    """
+
+    publication: Publication
+    beside: bytes | None = None
+    status: os.stat_result | None = None
+    branch: Branch | None = None
+    failure: Exception | None = None
+
+    @property
+    def part(self) -> Part:
+        return self.publication.part
+
+    @property
+    def path(self) -> SlotPath:
+        return self.publication.path
+
+    @property
+    def directories(self) -> list[int]:
+        """From the one that the file is in up to the root, open."""
+        return [] if self.branch is None else self.branch.fds[::-1]
+
+    @property
+    def outcome(self) -> StoredFile | Exception:
+        if self.failure is not None:
+            return self.failure
+        assert self.status is not None
+        status = self.status
+        return StoredFile(status.st_size, status.st_mtime_ns, status.st_ino, self.publication.facts)
+
+    def attempt(self, step: Callable[[_Work], None]) -> None:
+        """Go one step on, unless an earlier one has failed."""
+        if self.failure is None:
+            try:
+                step(self)
+            except Exception as failure:
+                self.failure = failure
+
+
 class Store:
     """The files below one directory, which is held open.
 
@@ -138,6 +195,7 @@ class Store:
         self._tree = Tree(disk, root_fd, os.fstat(own_fd))
         self._parts = Parts(disk, parts_fd)
         self._sidecars = Sidecars(disk, own_fd)
+        self._syncs = Syncs(disk, root_fd)
 
     @property
     def own_directory(self) -> Path:
@@ -184,6 +242,7 @@ class Store:
         anew = self._place.take_up(key)
         if anew:
             self._tree.know_own(os.fstat(self._own_fd))
+            self._syncs.know_file_system()
         if os.fstatvfs(self._parts_fd).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return anew
@@ -238,28 +297,94 @@ class Store:
         :raises StoreGone: when ``StoreDir`` isn't the store any more.
         :raises Refused: 400 when the file system can't have such a name.
         """
+        (outcome,) = self.publish_all([Publication(part, path, facts, mode)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[StoredFile | Exception]:
+        """Give many parts their final names: :meth:`publish` for each, with syncs that they share. In a thread.
+
+        :return: what became of each, in their order.
+        """
+        works = [_Work(publication) for publication in publications]
+        with contextlib.ExitStack() as held:
+            for work in works:
+                work.attempt(self._prepare)
+            self._flush([work for work in works if work.failure is None])
+            for work in works:
+                work.attempt(lambda work: self._put(work, held))
+            self._sync_branches([work for work in works if work.failure is None])
+            for work in works:
+                work.attempt(self._finish)
+        return [work.outcome for work in works]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it is faster to publish many parts in one thread than each in its own."""
+        return self._syncs.gathers
+
+    def _prepare(self, work: _Work) -> None:
+        """All that is to be in the file, and durable with its bytes."""
+        part = work.part
         self._check_held(part)
-        encoded = facts.encode()
+        encoded = work.publication.facts.encode()
         # It says how to go on with the upload, which is nobody's business who gets at the file.
         part.drop_note()
-        self._disk.set_mode(part.fd, mode)
-        in_file = attach(self._disk, part.fd, FACTS_ATTRIBUTE, encoded)
-        part.sync_all()
-        status = os.fstat(part.fd)
-        if not in_file:
-            self._sidecars.write(path, status, encoded)
+        self._disk.set_mode(part.fd, work.publication.mode)
+        if not attach(self._disk, part.fd, FACTS_ATTRIBUTE, encoded):
+            work.beside = encoded
+
+    def _flush(self, works: Sequence[_Work]) -> None:
+        """Make files durable, before anything has their names."""
+        failed = self._syncs.sync([work.part.fd for work in works], len(works))
+        for work in works:
+            work.attempt(lambda work: work.part.sync_all(_told(failed)))
+
+    def _put(self, work: _Work, held: contextlib.ExitStack) -> None:
+        """Give a file its name.
+
+        :param held: keeps the directories above it open.
+        """
+        part, path = work.part, work.path
+        work.status = status = os.fstat(part.fd)
+        if work.beside is not None:
+            self._sidecars.write(path, status, work.beside)
         try:
-            self._put(part, path, status)
+            work.branch = self._link_below(part, path, status, held)
         except BaseException:
-            if not in_file and not self._may_be_visible(path, status):
+            if work.beside is not None and not self._may_be_visible(path, status):
                 self._sidecars.remove(path, status)
             raise
+
+    def _link_below(self, part: Part, path: SlotPath, status: os.stat_result, held: contextlib.ExitStack) -> Branch:
+        for _ in range(PUBLISH_TRIES - 1):
+            # A sweep prunes empty directories, maybe the very one that we are about to put the file in.
+            with contextlib.suppress(FileNotFoundError):
+                return self._link_once(part, path, status, held)
+        return self._link_once(part, path, status, held)
+
+    def _link_once(self, part: Part, path: SlotPath, status: os.stat_result, held: contextlib.ExitStack) -> Branch:
+        with contextlib.ExitStack() as growing:
+            branch = growing.enter_context(self._tree.grow(path))
+            self._link(part, path, status, branch)
+            held.push(growing.pop_all())
+        return branch
+
+    def _sync_branches(self, works: Sequence[_Work]) -> None:
+        """Make the names durable. A directory that several files have in common is synced once."""
+        # A leaf before what is above it, because file systems with a journal commit everything at once.
+        fds = dict.fromkeys(fd for work in works for fd in work.directories)
+        failed = self._syncs.sync(fds, len(works))
+        for work in works:
+            work.attempt(lambda work: _raise_first(failed, work.directories))
+
+    def _finish(self, work: _Work) -> None:
         # Whether it is there for others, too.
         self._place.check()
         # What is stored is stored: the second name, if it stays, goes with the next sweep.
         with contextlib.suppress(OSError):
-            part.discard()
-        return StoredFile(status.st_size, status.st_mtime_ns, status.st_ino, facts)
+            work.part.discard()
 
     def _check_held(self, part: Part) -> None:
         """See that the part is the store's: in a copy that has taken the store's place there may be another of its name."""
@@ -268,18 +393,6 @@ class Store:
             named = os.stat(part.name, dir_fd=self._parts_fd, follow_symlinks=False)
             if not os.path.samestat(named, os.fstat(part.fd)):
                 raise StoreGone(self.root, "it was replaced by a copy while a file was on its way")
-
-    def _put(self, part: Part, path: SlotPath, status: os.stat_result) -> None:
-        for _ in range(PUBLISH_TRIES - 1):
-            # A sweep prunes empty directories, maybe the very one that we are about to put the file in.
-            with contextlib.suppress(FileNotFoundError):
-                return self._put_once(part, path, status)
-        return self._put_once(part, path, status)
-
-    def _put_once(self, part: Part, path: SlotPath, status: os.stat_result) -> None:
-        with self._tree.grow(path) as branch:
-            self._link(part, path, status, branch)
-            branch.sync()
 
     def _link(self, part: Part, path: SlotPath, status: os.stat_result, branch: Branch) -> None:
         try:
@@ -576,6 +689,18 @@ class Store:
         published = os.fsencode(part.name) + b"-published"
         move_new(self._disk, os.fsencode(part.name), self._parts_fd, published, self._parts_fd)
         self._disk.unlink(published, self._parts_fd)
+
+
+def _told(failed: Mapping[int, OSError]) -> Callable[[int], None]:
+    """A flush that has been done for many: raises how it has failed for one."""
+    return lambda fd: _raise_first(failed, [fd])
+
+
+def _raise_first(failed: Mapping[int, OSError], fds: Sequence[int]) -> None:
+    for fd in fds:
+        if fd in failed:
+            # Not the same one for all: each has a traceback of its own.
+            raise OSError(failed[fd].errno, failed[fd].strerror) from failed[fd]
 
 
 def _open_last(name: bytes, directory_fd: int) -> int:

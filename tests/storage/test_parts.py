@@ -177,7 +177,7 @@ class DurabilityTests(PartTestCase):
         self.disk.fail("sync_data", errno.EIO, times=1)
         self.assert_fails_with(errno.EIO, self.part.sync)
         self.assert_fails_with(errno.EIO, self.part.sync)
-        self.assert_fails_with(errno.EIO, self.part.sync_all)
+        self.assert_fails_with(errno.EIO, self.part.sync_all, self.disk.sync)
         self.assertEqual(self.part.durable_size, 3)
 
     def test_sent_again_after_failed_sync(self) -> None:

@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hmacfs.errors import StartError
-from hmacfs.storage.disk import Disk
+from hmacfs.storage import syncs
+from hmacfs.storage.disk import Disk, UnsyncedDisk
 from hmacfs.storage.facts import ATTRIBUTE, Facts
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.store import AlreadyStored, Removed, Store
+from hmacfs.storage.store import AlreadyStored, Publication, Removed, Store, StoredFile
 from hmacfs.storage.tree import Identity, PathConflict
 from tests.storage.support import FACTS, Crash, ScriptedDisk, StoreTestCase
 from tests.storage.test_names import good_segments
@@ -439,6 +440,176 @@ class CrashTests(StoreTestCase):
         """By renaming."""
         self.refuse("link")
         self.fail_everywhere()
+
+
+class PublishAllTests(StoreTestCase):
+    """Many parts at once, on a file system where syncs are shared."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(syncs, "_file_system", lambda _fd: "ext4")
+        self.patch(syncs, "_dirty_bytes", lambda: 0)
+        self.store = self.open_store(self.disk)
+        self.disk.calls.clear()
+        self.count = 0
+
+    def publications(self, store: Store | None = None) -> list[Publication]:
+        """Four parts, two of them for one directory that isn't there."""
+        self.count += 1
+        slot = f"slot{self.count}"
+        paths = [f"{slot}a/file", f"{slot}b/file", f"{slot}both/one", f"{slot}both/two"]
+        return [self.publication(path, store) for path in paths]
+
+    def publication(self, path: str, store: Store | None = None) -> Publication:
+        part = (store or self.store).begin(path.replace("/", "-"))
+        self.addCleanup(part.close)
+        part.write(path.encode())
+        return Publication(part, self.path(path), FACTS)
+
+    def content(self, publication: Publication) -> bytes | None:
+        return self.get(publication.path.encoded)
+
+    def assert_whole_or_nothing(self, publication: Publication) -> None:
+        found = (self.content(publication), self.facts(publication.path.encoded))
+        self.assertIn(found, [(None, None), (publication.path.encoded, FACTS)])
+
+    def test_two_syncs(self) -> None:
+        """One for the bytes of all of them, before any has its name; one for all names, before any is answered."""
+        outcomes = self.store.publish_all(publications := self.publications())
+        self.assertEqual([type(outcome) for outcome in outcomes], [StoredFile] * 4)
+        self.assertEqual([self.content(each) for each in publications], [each.path.encoded for each in publications])
+        steps = ("sync", "sync_data", "sync_file_system", "link", "unlink")
+        relevant = [method for method, _ in self.disk.calls if method in steps]
+        self.assertEqual(relevant, ["sync_file_system", *["link"] * 4, "sync_file_system", *["unlink"] * 4])
+        self.assertEqual(self.own_files("parts"), [])
+
+    def test_facts_before_the_sync(self) -> None:
+        """Mode and facts are as durable as the bytes."""
+        self.store.publish_all(self.publications())
+        methods = [method for method, _ in self.disk.calls]
+        before = methods[: methods.index("sync_file_system")]
+        self.assertEqual((before.count("set_attribute"), before.count("set_mode")), (4, 4))
+        self.assertNotIn("set_attribute", methods[len(before) :])
+
+    def test_failure_of_one(self) -> None:
+        """It is nobody else's: what is in its way is in its own."""
+        self.put("taken", b"first")
+        publications = [self.publication("taken"), *self.publications()]
+        outcomes = self.store.publish_all(publications)
+        self.assertEqual([type(outcome) for outcome in outcomes], [AlreadyStored] + [StoredFile] * 4)
+        self.assertEqual(self.get("taken"), b"first")
+        self.assertGreaterEqual(publications[0].part.fd, 0)
+
+    def test_one_path_twice(self) -> None:
+        """The first one is stored, the other is told so."""
+        one, other = self.publication("one"), self.publication("other")
+        outcomes = self.store.publish_all([one, Publication(other.part, one.path, FACTS)])
+        self.assertEqual([type(outcome) for outcome in outcomes], [StoredFile, AlreadyStored])
+        self.assertEqual(self.get("one"), b"one")
+
+    def test_shared_sync_fails(self) -> None:
+        """Nobody's bytes are durable, and nobody's file gets its name; another try is not believed."""
+        publications = self.publications()
+        self.disk.fail("sync_file_system", errno.EIO, times=1)
+        outcomes = self.store.publish_all(publications)
+        self.assertEqual([getattr(outcome, "errno", None) for outcome in outcomes], [errno.EIO] * 4)
+        self.assertEqual(self.tree(), [])
+        self.assertTrue(all(each.part.lost for each in publications))
+        outcomes = self.store.publish_all(publications)
+        self.assertEqual([getattr(outcome, "errno", None) for outcome in outcomes], [errno.EIO] * 4)
+        self.assertEqual(self.tree(), [])
+
+    def test_bytes_of_one_were_lost(self) -> None:
+        """The kernel told somebody else: of that file, no more is published than of one whose own fsync failed."""
+        publications = self.publications()
+        self.disk.fail("check_written", errno.EIO, times=1)
+        outcomes = self.store.publish_all(publications)
+        self.assertEqual([type(outcome) for outcome in outcomes], [OSError] + [StoredFile] * 3)
+        self.assertIsNone(self.content(publications[0]))
+        self.assertEqual([each.part.lost for each in publications], [True] + [False] * 3)
+
+    def test_sync_of_the_names_fails(self) -> None:
+        """Nobody is told that his file is stored; it can be tried again, as the bytes are durable."""
+        publications = self.publications()
+        calls = iter([None, OSError(errno.EIO, "sick")])
+
+        def fail(method: str) -> None:
+            if method == "sync_file_system" and (error := next(calls, None)) is not None:
+                raise error
+
+        self.disk.before = fail
+        outcomes = self.store.publish_all(publications)
+        self.assertEqual([getattr(outcome, "errno", None) for outcome in outcomes], [errno.EIO] * 4)
+        outcomes = self.store.publish_all(publications)
+        self.assertEqual([type(outcome) for outcome in outcomes], [StoredFile] * 4)
+        self.assertEqual([self.content(each) for each in publications], [each.path.encoded for each in publications])
+
+    def test_killed(self) -> None:
+        """Before and after each step: every file is there as a whole or not at all, and can be uploaded again."""
+        self.store.publish_all(self.publications())
+        steps = sum(method not in ("create", "write") for method, _ in self.disk.calls)
+        self.assertGreater(steps, 25)
+        for number in range(steps):
+            for after in (False, True):
+                disk = ScriptedDisk()
+                store = self.open_store(disk)
+                publications = self.publications(store)
+                disk.crash(number, after)
+                self.assertRaises(Crash, store.publish_all, publications)
+                for each in publications:
+                    each.part.close()
+                    self.assert_whole_or_nothing(each)
+                store = self.open_store()
+                store.sweep_parts(0, 2e10)
+                self.assertEqual(self.own_files("parts"), [])
+                for each in publications:
+                    self.put_again(each.path.encoded.decode(), each.path.encoded, store)
+                    self.assertEqual(self.content(each), each.path.encoded)
+
+    def test_no_descriptor_is_left(self) -> None:
+        """However it goes."""
+        open_before = len(os.listdir("/proc/self/fd"))
+        self.store.publish_all(self.publications())
+        self.disk.fail("link", errno.EIO)
+        for each in self.publications():
+            self.store.publish_all([each])
+            each.part.discard()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), open_before)
+
+
+class UnsyncedTests(StoreTestCase):
+    """``Durability = "none"``."""
+
+    def setUp(self) -> None:
+        super().setUp()
+
+        def refuse(fd: int) -> None:
+            raise AssertionError("waits for the device")
+
+        for name in ("fsync", "fdatasync"):
+            self.patch(os, name, refuse)
+        self.store = self.open_store(UnsyncedDisk())
+
+    def test_nothing_is_synced(self) -> None:
+        """Neither for a checkpoint, nor to publish, nor to answer for a file that is there."""
+        part = self.store.begin("part")
+        part.write(b"content")
+        part.sync()
+        self.assertEqual(part.durable_size, 7)
+        stored = self.store.publish(part, self.path("a/b"), FACTS)
+        self.assertEqual((stored.size, self.get("a/b"), self.facts("a/b")), (7, b"content", FACTS))
+        self.assertTrue(self.store.settle(self.path("a/b")))
+        self.assertEqual(self.own_files("parts"), [])
+
+    def test_nothing_is_overwritten(self) -> None:
+        """All else is as ever."""
+        self.put("a/b", b"first")
+        self.assertRaises(AlreadyStored, self.put, "a/b", b"second")
+        self.assertEqual(self.get("a/b"), b"first")
+
+    def test_goes_together(self) -> None:
+        """One hop to a thread for many."""
+        self.assertTrue(self.store.gathers)
 
 
 class OpenFileTests(StoreTestCase):
