@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from math import nan
-from typing import Final
+from operator import add
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import twisted
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from attrs import frozen
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    generate_latest,
+    multiprocess,
+    values,
+)
+from prometheus_client.registry import Collector
 from twisted.logger import Logger
 
 from hmacfs import __version__
@@ -25,24 +41,100 @@ _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "O
 _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
+#: How a gauge of one process becomes that of all of them (prometheus_client's ``multiprocess_mode``). Everybody's are
+#: added up, of those that live. What only one process knows at a time is the greatest: the others say 0. What each
+#: process knows of what they share, the one says that is asked; prometheus_client has no such mode, so its default
+#: stands for it.
+_Mode = Literal["livesum", "livemax", "max", "all"]
+_ADDED: Final = "livesum"
+_GREATEST: Final = "livemax"
+_GREATEST_EVER: Final = "max"
+_OWN: Final = "all"
+
+#: Of each file that is shared: more than all our series take.
+_FILE_BYTES: Final = 1 << 18
+
+#: What becomes of two processes' figures of themselves that can't be added.
+_MERGED: Final[Mapping[str, Callable[[float, float], float]]] = {
+    "process_start_time_seconds": min,
+    "process_max_fds": min,
+}
+
+
+@frozen
+class Sharing:
+    """How the processes of one service share their metrics.
+
+    Each writes its own to files that are mapped into its memory, and whoever is asked reads those of all. So a counter
+    goes on where it was when its process was killed, if the next one has its name.
+
+    :ivar directory: theirs alone, and empty when the first of them starts.
+    :ivar name: of this process, without ``_``. No two that run at the same time may have the same one.
+    :ivar supervisor: the process that all the others are children of, this one or its parent.
+    """
+
+    directory: Path
+    name: str
+    supervisor: int
+
+    def begin(self) -> None:
+        """Share the metrics that are made from now on in this process. prometheus_client knows no narrower scope.
+
+        :raises OSError: there is no room, or no right, for the files.
+        """
+        for kind in ("counter", "histogram", *(f"gauge_{mode}" for mode in (_ADDED, _GREATEST, _GREATEST_EVER))):
+            _make_room(self.directory / f"{kind}_{self.name}.db")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self.directory)
+        mapped = values.MultiProcessValue(lambda: self.name)
+
+        def value(*args: Any, multiprocess_mode: str = "", **kw: Any) -> object:
+            kind = values.MutexValue if multiprocess_mode == _OWN else mapped
+            return kind(*args, multiprocess_mode=multiprocess_mode, **kw)
+
+        values.ValueClass = value
+
+
+def _make_room(path: Path) -> None:
+    """Who wrote to a page of a mapped file that the file system has no room for would be killed.
+
+    prometheus_client makes its files without pages, and takes those that are there.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, _FILE_BYTES)
+    finally:
+        os.close(fd)
+
+
+def mark_dead(directory: Path, name: str) -> None:
+    """The process of that name has ended: nothing is in progress there any more. Its counters stay."""
+    multiprocess.mark_process_dead(name, str(directory))
+
+
 class Metrics:
     """All metrics of one process, each an attribute named as it is exposed, without the prefix and the unit's suffixes.
 
-    In several processes these have to change: the gauges that are watched (``multiprocess_mode``: sums for what is in
-    progress, one process' word for the disk, the store and the sessions), and the process' own, which are this one's.
-
     :param registry: where they live; an own one, so that two of these don't meet.
+    :param sharing: with whom they are shared. Then there can be one of these in the process.
     """
 
     _log = Logger()
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None, sharing: Sharing | None = None) -> None:
         self._registry = registry or CollectorRegistry()
-        ProcessCollector(registry=self._registry)
+        self._sharing = sharing
         self._watched: dict[Gauge, Callable[[], float]] = {}
         self._absent: set[Gauge] = set()
+        self._added: set[Gauge] = set()
+        if sharing is None:
+            ProcessCollector(registry=self._registry)
+            SupervisorMetrics(registry=self._registry).workers.set(1)
+        else:
+            sharing.begin()
+            self._registry.register(_Processes(sharing.supervisor))
+            multiprocess.MultiProcessCollector(self._registry, str(sharing.directory))
 
-        self.goroutines = self._gauge(
+        self.goroutines = self._added_gauge(
             "goroutines",
             "Units of work in flight: requests, threads of the pool that are busy, sweeps that are running.",
         )
@@ -53,7 +145,7 @@ class Metrics:
             "upload_errors", "Requests to write that were refused or broke off, by reason.", "reason"
         )
         self.uploads = self._counter("uploads", "Files stored.")
-        self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are being received.")
+        self.uploads_in_progress = self._added_gauge("uploads_in_progress", "Uploads that are being received.")
         self.downloads = self._counter(
             "downloads", "Files sent, by kind: whole, part, unchanged (304) or offloaded (to a proxy).", "kind"
         )
@@ -68,7 +160,9 @@ class Metrics:
             "Requests that were no HTTP, or too dangerous to be read as such, by reason.",
             "reason",
         )
-        self.connections = self._gauge("connections", "Connections that are open, those to metrics not among them.")
+        self.connections = self._added_gauge(
+            "connections", "Connections that are open, those to metrics not among them."
+        )
         self.excess_connections = self._counter(
             "excess_connections",
             "Connections turned away: for the limit of their address, or for that of all together.",
@@ -78,18 +172,24 @@ class Metrics:
         self.stored_files = self._gauge("stored_files", "Files in the store.")
         self.stored_bytes = self._gauge("stored_bytes", "Bytes in the store.")
         self.store_up = self._gauge("store_up", "Whether files can be stored: 0 while StoreDir is gone or read-only.")
-        self.log_lines_lost = self._gauge("log_lines_lost", "Lines that could not be written to the log.")
+        self.log_lines_lost = self._added_gauge("log_lines_lost", "Lines that could not be written to the log.")
         self.deleted_files = self._counter("deleted_files", "Stored files that were deleted, by reason.", "reason")
         self.deleted_bytes = self._counter("deleted_bytes", "Bytes of deleted files, by reason.", "reason")
         self.retention_last_sweep = self._gauge(
-            "retention_last_sweep_timestamp_seconds", "When the last sweep of retention began that came to its end."
+            "retention_last_sweep_timestamp_seconds",
+            "When the last sweep of retention began that came to its end.",
+            mode=_GREATEST_EVER,
         )
-        self.retention_sweep_seconds = self._gauge("retention_sweep_seconds", "How long that sweep took.")
+        self.retention_sweep_seconds = self._gauge(
+            "retention_sweep_seconds", "How long that sweep took.", mode=_GREATEST
+        )
         self.index_scanned_files = self._gauge(
-            "index_scanned_files", "Files that the last comparison of the store with its index has seen so far."
+            "index_scanned_files",
+            "Files that the last comparison of the store with its index has seen so far.",
+            mode=_GREATEST,
         )
         self.index_skipped_files = self._gauge(
-            "index_skipped_files", "Files in the store that no URL can name, or that can't be read."
+            "index_skipped_files", "Files in the store that no URL can name, or that can't be read.", mode=_GREATEST
         )
         self.index_differences = self._counter(
             "index_differences", "Files of which the index was wrong and was corrected, by kind.", "kind"
@@ -121,13 +221,18 @@ class Metrics:
             "retries", "Steps tried again because they had failed on our side, by step.", "step"
         )
 
+        self._by_status, self._by_kind = _Children(self.requests), _Children(self.downloads)
         self._gauge("build_info", "1, labelled with versions.", "version", "python", "twisted").labels(
             __version__, platform.python_version(), twisted.__version__
         ).set(1)
 
     def count_request(self, method: str, status: int) -> None:
         """One request is over. Methods that nobody knows are one method."""
-        self.requests.labels(method if method in _METHODS else "other", str(status)).inc()
+        self._by_status[method if method in _METHODS else "other", str(status)].inc()
+
+    def count_download(self, kind: str) -> None:
+        """A GET has brought its file."""
+        self._by_kind[kind,].inc()
 
     def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
         """Ask *value* for what *gauge* is to show, at each scrape.
@@ -139,32 +244,129 @@ class Metrics:
             self._registry.register(gauge)
         self._watched[gauge] = value
 
+    @property
+    def are_shared(self) -> bool:
+        """Whether other processes' metrics are exposed with these."""
+        return self._sharing is not None
+
+    def publish(self) -> None:
+        """Have the other processes know what is in progress in this one. To be called every second, if they are shared."""
+        for gauge in self._added & self._watched.keys():
+            self._ask(gauge)
+
     def expose(self) -> bytes:
         """The metrics in Prometheus' text format."""
-        for gauge, value in self._watched.items():
-            try:
-                now = value()
-            except OSError as error:
-                name = next(iter(gauge.describe())).name
-                self._log.error("{metric} could not be found out: {error}", metric=name, error=error, seldom=name)
-                now = nan
-            except Exception:
-                self._log.failure("{metric} could not be found out", metric=next(iter(gauge.describe())).name)
-                now = nan
-            gauge.set(now)
+        for gauge in self._watched:
+            self._ask(gauge)
         return generate_latest(self._registry)
 
-    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(_PREFIX + name, help_text, labels, registry=self._registry)
+    def _ask(self, gauge: Gauge) -> None:
+        try:
+            now = self._watched[gauge]()
+        except OSError as error:
+            name = next(iter(gauge.describe())).name
+            self._log.error("{metric} could not be found out: {error}", metric=name, error=error, seldom=name)
+            now = nan
+        except Exception:
+            self._log.failure("{metric} could not be found out", metric=next(iter(gauge.describe())).name)
+            now = nan
+        gauge.set(now)
 
-    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
-        return Gauge(_PREFIX + name, help_text, labels, registry=self._registry)
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(_PREFIX + name, help_text, labels, registry=self._registry_of(None))
+
+    def _gauge(self, name: str, help_text: str, *labels: str, mode: _Mode = _OWN) -> Gauge:
+        return Gauge(_PREFIX + name, help_text, labels, registry=self._registry_of(mode), multiprocess_mode=mode)
+
+    def _added_gauge(self, name: str, help_text: str) -> Gauge:
+        gauge = self._gauge(name, help_text, mode=_ADDED)
+        self._added.add(gauge)
+        return gauge
 
     def _absent_gauge(self, name: str, help_text: str) -> Gauge:
         """A gauge that isn't exposed until it is watched: of what not everybody has."""
-        gauge = Gauge(_PREFIX + name, help_text, registry=None)
+        gauge = Gauge(_PREFIX + name, help_text, registry=None, multiprocess_mode=_OWN)
         self._absent.add(gauge)
         return gauge
 
     def _histogram(self, name: str, help_text: str) -> Histogram:
-        return Histogram(_PREFIX + name, help_text, registry=self._registry, buckets=_DURATIONS)
+        return Histogram(_PREFIX + name, help_text, registry=self._registry_of(None), buckets=_DURATIONS)
+
+    def _registry_of(self, mode: _Mode | None) -> CollectorRegistry | None:
+        """Where a metric is exposed; ``None`` if it is with those of the other processes."""
+        return self._registry if self._sharing is None or mode == _OWN else None
+
+
+class SupervisorMetrics:
+    """What the supervisor says, which is never asked itself: its workers expose it.
+
+    :ivar workers: how many are running.
+    :ivar worker_restarts: how many were started because one had ended by itself.
+    """
+
+    def __init__(self, sharing: Sharing | None = None, registry: CollectorRegistry | None = None) -> None:
+        if sharing is not None:
+            sharing.begin()
+        self.workers = Gauge(_PREFIX + "workers", "Processes that serve.", registry=registry, multiprocess_mode=_ADDED)
+        self.worker_restarts = Counter(
+            _PREFIX + "worker_restarts", "Workers started because one had ended by itself.", registry=registry
+        )
+
+
+class _Children(dict[tuple[str, ...], Counter]):
+    """The children of a counter with labels, by these. To ask the counter itself costs a microsecond each time."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __missing__(self, labels: tuple[str, ...]) -> Counter:
+        child = self[labels] = self._counter.labels(*labels)
+        return child
+
+
+class _Processes(Collector):
+    """``process_*`` of a supervisor and its workers, under the names that one process has.
+
+    Sums, but for when it all began, which is when the supervisor did, and for how many files each may open. What ended
+    workers have taken of the CPU is still counted, so that the counter never goes back. The resident memory counts pages
+    that processes share once for each of them.
+
+    :param supervisor: a process' id.
+    """
+
+    def __init__(self, supervisor: int, proc: str = "/proc") -> None:
+        self._supervisor = supervisor
+        self._proc = Path(proc)
+
+    def collect(self) -> Iterable[Metric]:
+        """What is to be known now; a process that ends meanwhile is left out."""
+        merged: dict[str, Metric] = {}
+        for process in (self._supervisor, *self._workers()):
+            for metric in ProcessCollector(pid=partial(int, process), proc=str(self._proc), registry=None).collect():
+                first = merged.setdefault(metric.name, metric)
+                if first is not metric:
+                    (ours,), (other,) = first.samples, metric.samples
+                    first.samples = [ours._replace(value=_MERGED.get(metric.name, add)(ours.value, other.value))]
+        cpu = merged.get("process_cpu_seconds")
+        if cpu is not None:
+            (ours,) = cpu.samples
+            cpu.samples = [ours._replace(value=ours.value + self._ended_s())]
+        return merged.values()
+
+    def _workers(self) -> Iterable[int]:
+        supervisor = str(self._supervisor)
+        try:
+            children = (self._proc / supervisor / "task" / supervisor / "children").read_text("ascii")
+        except OSError:
+            return ()
+        return map(int, children.split())
+
+    def _ended_s(self) -> float:
+        """CPU seconds of the workers that have ended."""
+        try:
+            status = (self._proc / str(self._supervisor) / "stat").read_text("ascii", "replace")
+        except OSError:
+            return 0.0
+        user, system = status.rpartition(")")[2].split()[13:15]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

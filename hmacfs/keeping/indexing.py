@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final
@@ -33,6 +34,9 @@ REST: Final = 4
 SCAN_EVERY_S: Final = 86_400.0
 
 _DAY_S: Final = 86_400
+
+#: Where a process leaves word in the index that it wishes a scan: another word each time.
+_WISH_KEY: Final = "scan wished"
 
 
 class Indexing:
@@ -67,16 +71,20 @@ class Indexing:
         self._rest: Deferred[None] | None = None
         self._halted = False
         self._is_away = False
-        # For what happened while no process of ours was there.
-        self._scan_is_due = True
+        # The wish for a scan that is still to be told. The first is for what happened while no process of ours was there,
+        # and for what one that was killed had not written down.
+        self._wish = _new_wish()
+        self._granted: str | None = None
 
     async def start(self) -> None:
         """See that there is an index that we can read: one of another version is begun anew."""
         try:
-            await self._threads.run(self._index.usage)
-        except WrongFormat as other:
-            self._log.warn("{other}: it is begun anew from the files", other=other)
-            await self._threads.run(self._index.renew)
+            try:
+                await self._threads.run(self._index.usage)
+            except WrongFormat as other:
+                self._log.warn("{other}: it is begun anew from the files", other=other)
+                await self._threads.run(self._index.renew)
+            await self._tell_wish()
         except DatabaseAway as away:
             self._went_away(away)
 
@@ -86,7 +94,7 @@ class Indexing:
             self._changed.add(path.encoded)
             self._flush_soon()
         else:
-            self._scan_is_due = True
+            self._wish = self._wish or _new_wish()
 
     def read(self, path: SlotPath) -> None:
         """A file was downloaded. Takes microseconds."""
@@ -105,22 +113,41 @@ class Indexing:
                 self._show(await self._threads.run(self._write, changed, read))
                 self._came_back()
         except (DatabaseAway, WrongFormat) as away:
-            self._scan_is_due = True
+            self._wish = self._wish or _new_wish()
             self._went_away(away)
         finally:
             self._writing.release()
         if self._changed or self._read:
             self._flush_soon()
 
-    async def look_after(self) -> None:
-        """Scan if it is time to: at start, a day after the last time, and whenever the index has lost something."""
+    async def look(self) -> None:
+        """Show what is stored, and tell who looks after the index if it has lost something. For every process."""
         try:
             self._show(await self._threads.run(self._index.usage))
-            if self._scan_is_due or not await self._threads.run(self._is_scanned):
-                await self.scan()
+            await self._tell_wish()
             self._came_back()
         except (DatabaseAway, WrongFormat) as away:
             self._went_away(away)
+
+    async def look_after(self) -> None:
+        """Scan if it is time to: a day after the last time, and whenever a process wishes it. For one process."""
+        try:
+            await self._tell_wish()
+            wish = await self._threads.run(self._index.setting, _WISH_KEY)
+            if wish != self._granted or not await self._threads.run(self._is_scanned):
+                await self.scan()
+                if not self._halted:
+                    self._granted = wish
+            self._came_back()
+        except (DatabaseAway, WrongFormat) as away:
+            self._went_away(away)
+
+    async def _tell_wish(self) -> None:
+        if self._wish:
+            wish = self._wish
+            await self._threads.run(self._index.set_setting, _WISH_KEY, wish)
+            if wish == self._wish:
+                self._wish = ""
 
     async def scan(self) -> None:
         """Compare the whole tree with the index, and correct the index, little by little.
@@ -135,7 +162,6 @@ class Indexing:
                 step_begun = self._clock.seconds()
                 differences = await self._threads.run(scan.step)
                 if differences is None:
-                    self._scan_is_due = False
                     break
                 kinds.update(difference.kind for difference in differences)
                 self._metrics.index_scanned_files.set(scan.files)
@@ -230,3 +256,7 @@ class Indexing:
         if self._is_away:
             self._is_away = False
             self._log.info("the index of files can be used again")
+
+
+def _new_wish() -> str:
+    return secrets.token_hex(8)

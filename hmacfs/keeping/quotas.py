@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 from attrs import field, frozen
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from hmacfs.errors import Refused
@@ -21,6 +23,7 @@ from hmacfs.metrics import Metrics
 from hmacfs.net.threads import Threads
 from hmacfs.storage.database import DatabaseAway, WrongFormat
 from hmacfs.storage.names import SlotPath
+from hmacfs.storage.promises import Claim, IPromises
 from hmacfs.units import human_size
 
 #: Why a file went that made room for a newer one.
@@ -31,6 +34,10 @@ _PAGE: Final = 100
 
 #: How often it is counted anew because an upload ended while it was counted: it may have counted twice.
 _COUNTS: Final = 4
+
+#: How long is waited before that, in seconds, if the upload is another process': that one tells the index of its file
+#: first, and a moment later that it isn't under way any more.
+AGAIN_AFTER_S: Final = 0.1
 
 
 @frozen
@@ -84,6 +91,13 @@ class Scope:
         """The index has no list of the domain without a name: it is to be looked for among all."""
         return Query(user=self.user, domain=self.domain or None, quarantined=False)
 
+    @property
+    def key(self) -> str:
+        """What the processes of the service know it by."""
+        if self.user is not None:
+            return f"user {self.user}"
+        return "total" if self.domain is None else f"domain {self.domain}"
+
     def has(self, entry: Entry) -> bool:
         return self.domain is None or entry.domain == self.domain
 
@@ -98,11 +112,13 @@ class Charge:
 
     :ivar path: where its file will be.
     :ivar size_bytes: of the whole file.
+    :ivar claim: what other processes know of it.
     """
 
     path: SlotPath
     size_bytes: int
     scopes: Sequence[Scope]
+    claim: Claim
     _release: Callable[[Charge], None] = field(repr=False)
 
     def release(self) -> None:
@@ -111,11 +127,12 @@ class Charge:
 
 
 class Quotas:
-    """The quotas of this process. To be used on the reactor's thread alone.
+    """The quotas, as this process sees to them. To be used on the reactor's thread alone.
 
     :param delete: blocks: :meth:`hmacfs.keeping.deleting.Deleting.delete` on behalf of quotas.
     :param is_kept: whether a file must not make room, though it may be the oldest.
     :param flush: has the index know what was stored until now.
+    :param promises: what this process and the others of the service tell each other.
     :param now: the time in seconds since the epoch.
     """
 
@@ -129,6 +146,8 @@ class Quotas:
         delete: Callable[[Entry, str, float], int | None],
         is_kept: Callable[[Entry, float], bool],
         flush: Callable[[], Awaitable[None]],
+        promises: IPromises,
+        clock: IReactorTime,
         threads: Threads,
         now: Callable[[], float],
         metrics: Metrics,
@@ -138,12 +157,16 @@ class Quotas:
         self._delete = delete
         self._is_kept = is_kept
         self._flush = flush
+        self._promises = promises
+        self._clock = clock
         self._threads = threads
         self._now = now
         self._metrics = metrics
         # In the order in which the uploads began: each is checked against those before it.
         self._charges: dict[Charge, None] = {}
         self._ended = 0
+        self._stored: list[Claim] = []
+        self._is_withdrawing = False
         self._making_room = DeferredLock()
         self._is_away = False
 
@@ -155,12 +178,14 @@ class Quotas:
         :raises Refused: 413 ``over-quota``: it doesn't fit in, and nothing can make room.
         """
         scopes = self._limits.scopes(account_of(owner, path.encoded)) if self._limits.any else ()
-        charge = Charge(path, size_bytes, scopes, self._release)
-        if not scopes:
-            return charge
         for scope in scopes:
             if size_bytes > scope.limit_bytes:
                 raise scope.refusal()
+        if not scopes:
+            return Charge(path, size_bytes, scopes, Claim(), self._release)
+        with self._promises.one_at_a_time():
+            claim = self._promises.charge([scope.key for scope in scopes], size_bytes)
+        charge = Charge(path, size_bytes, scopes, claim, self._release)
         self._charges[charge] = None
         try:
             await self._check(charge)
@@ -174,7 +199,13 @@ class Quotas:
     def published(self, path: SlotPath) -> None:
         """A file was stored: from now on the index has it."""
         for charge in [charge for charge in self._charges if charge.path == path]:
-            charge.release()
+            self._forget(charge)
+            if charge.claim.is_shared:
+                self._stored.append(charge.claim)
+        if self._stored and not self._is_withdrawing:
+            Deferred.fromCoroutine(self._withdraw_stored()).addErrback(
+                lambda failure: self._log.failure("quotas: claims could not be withdrawn", failure)
+            )
 
     async def settle(self, charge: Charge) -> None:
         """The file of *charge* is stored: if the oldest have to go for it, they go now. Never fails."""
@@ -193,24 +224,50 @@ class Quotas:
             self._tell(gone, charge.path)
 
     def _release(self, charge: Charge) -> None:
-        if charge in self._charges:
-            del self._charges[charge]
-            self._ended += 1
+        if self._forget(charge):
+            charge.claim.withdraw()
+
+    def _forget(self, charge: Charge) -> bool:
+        """Whether it still counted."""
+        if charge not in self._charges:
+            return False
+        del self._charges[charge]
+        self._ended += 1
+        return True
+
+    async def _withdraw_stored(self) -> None:
+        """Other processes can only see in the index what this one has told it: until then claims stand for the files."""
+        self._is_withdrawing = True
+        try:
+            while self._stored:
+                stored, self._stored = self._stored, []
+                await self._flush()
+                for claim in stored:
+                    claim.withdraw()
+        finally:
+            self._is_withdrawing = False
 
     async def _check(self, charge: Charge) -> None:
         """
         :raises Refused: there is no room.
         """
         for counts_left in reversed(range(_COUNTS)):
-            ended = self._ended
-            needed = [(scope, self._promised(charge, scope)) for scope in charge.scopes]
+            ended, promised_elsewhere = self._ended, self._promised_elsewhere(charge)
+            needed = [
+                (scope, self._promised(charge, scope) + elsewhere_bytes)
+                for scope, elsewhere_bytes in zip(charge.scopes, promised_elsewhere, strict=True)
+            ]
             await self._flush()
             too_small = await self._threads.run(self._find_too_small, needed)
             self._came_back()
             if too_small is None:
                 return
-            if ended == self._ended or not counts_left:
+            if not counts_left:
                 raise too_small.refusal()
+            if ended == self._ended:
+                if not any(promised_elsewhere):
+                    raise too_small.refusal()
+                await deferLater(self._clock, AGAIN_AFTER_S, lambda: None)
 
     def _promised(self, last: Charge, scope: Scope) -> int:
         """What all uploads in a scope will take, up to the *last* one."""
@@ -221,6 +278,11 @@ class Quotas:
             if charge is last:
                 break
         return promised_bytes
+
+    def _promised_elsewhere(self, charge: Charge) -> Sequence[int]:
+        """What the uploads of other processes will take, in each scope, that began before."""
+        with self._promises.one_at_a_time():
+            return [self._promises.charged(scope.key, charge.claim) for scope in charge.scopes]
 
     # In a thread
 

@@ -277,6 +277,78 @@ class ScanningTests(IndexingTestCase):
         self.assertEqual(self.metric("index_skipped_files"), 1)
 
 
+class SharedTests(IndexingTestCase):
+    """Several processes tell one index; one of them looks after it.
+
+    :ivar indexing: the one that does.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.run_now(self.indexing.start())
+        self.run_now(self.indexing.look_after())
+        self.ours = self.registry
+
+    def test_stored_elsewhere(self) -> None:
+        """Each shows what all have stored."""
+        other = self.make(InlineThreads())
+        self.put("a")
+        other.changed(self.path("a"))
+        self.clock.advance(FLUSH_AFTER_S)
+        self.run_now(self.indexing.look())
+        shown = self.ours.get_sample_value("hmac_file_server_stored_files")
+        self.assertEqual((shown, self.metric("stored_files")), (1, 1))
+
+    def test_started_elsewhere(self) -> None:
+        """A process that was killed had not told everything: the next one has the tree compared."""
+        self.put("a")
+        self.run_now(self.indexing.look_after())
+        self.assertEqual(self.known(), [])
+        self.run_now(self.make(InlineThreads()).start())
+        self.run_now(self.indexing.look_after())
+        self.assertEqual(self.known(), [b"a"])
+
+    def test_lost_elsewhere(self) -> None:
+        """What another process could not write down is found, and that is scanned for once."""
+        other = self.make(InlineThreads())
+        self.run_now(other.start())
+        self.run_now(self.indexing.look_after())
+        self.put("a")
+        other.changed(self.path("a"))
+        self.break_index()
+        self.clock.advance(FLUSH_AFTER_S)
+        self.mend_index()
+        self.run_now(other.look())
+        self.run_now(self.indexing.look_after())
+        self.assertEqual(self.known(), [b"a"])
+        self.put("b")
+        self.run_now(other.look())
+        self.run_now(self.indexing.look_after())
+        self.assertEqual(self.known(), [b"a"])
+
+    def test_lost_while_it_was_scanned_for(self) -> None:
+        """A wish that comes while another one is granted is granted after it."""
+        other = self.make(InlineThreads())
+        self.run_now(other.start())
+        threads = HeldThreads()
+        leader = self.make(threads)
+        scanned = Deferred.fromCoroutine(leader.look_after())
+        for _ in range(4):
+            threads.go()
+        self.run_now(self.make(InlineThreads()).start())
+        for _ in range(100):
+            threads.go()
+            self.clock.advance(0)
+        self.successResultOf(scanned)
+        self.put("a")
+        looked = Deferred.fromCoroutine(leader.look_after())
+        for _ in range(100):
+            threads.go()
+            self.clock.advance(0)
+        self.successResultOf(looked)
+        self.assertEqual(self.known(), [b"a"])
+
+
 class TroubleTests(IndexingTestCase):
     """The index can't be used."""
 

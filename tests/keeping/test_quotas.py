@@ -9,16 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import Refused
 from hmacfs.keeping.account import account_of
 from hmacfs.keeping.index import Entry, Index
-from hmacfs.keeping.quotas import Charge, QuotaLimits, Quotas
+from hmacfs.keeping.quotas import AGAIN_AFTER_S, Charge, QuotaLimits, Quotas
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import InlineThreads
 from hmacfs.storage.names import SlotPath
+from hmacfs.storage.promises import IPromises, SharedPromises, Unshared
 from tests.keeping.test_lifetimes import ENTRY
 
 ALICE = "alice@example.org"
@@ -52,6 +54,8 @@ class QuotaTestCase(SynchronousTestCase):
         self.kept: set[bytes] = set()
         globalLogPublisher.addObserver(self.observe)
         self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+        self.clock = Clock()
+        self.promises: IPromises = Unshared()
         self.quotas = self.make(self.limits)
 
     def observe(self, event: LogEvent) -> None:
@@ -64,6 +68,8 @@ class QuotaTestCase(SynchronousTestCase):
             delete=self.delete,
             is_kept=lambda entry, _now: entry.path in self.kept or entry.quarantined,
             flush=self.flush,
+            promises=self.promises,
+            clock=self.clock,
             threads=InlineThreads(),
             now=lambda: NOW,
             metrics=Metrics(self.registry),
@@ -109,7 +115,9 @@ class QuotaTestCase(SynchronousTestCase):
 
     def refused(self, path: str, size: int, owner: str | None = ALICE) -> str:
         """Begin an upload, for which there is none; what is said."""
-        refused = self.failureResultOf(self.begun(path, size, owner), Refused).value
+        begun = self.begun(path, size, owner)
+        self.clock.pump([AGAIN_AFTER_S] * 3)
+        refused = self.failureResultOf(begun, Refused).value
         self.assertEqual((refused.status, refused.reason), (413, "over-quota"))
         return str(refused.detail)
 
@@ -226,6 +234,100 @@ class RefuseTests(QuotaTestCase):
         self.flushing.callback(None)
         self.successResultOf(first)
         self.failureResultOf(second, Refused)
+
+
+class ElsewhereTests(QuotaTestCase):
+    """Two processes on one store, each with uploads of its own. Its index is the same; it is told of at a flush.
+
+    :ivar ours: the quotas of this process.
+    :ivar theirs: those of the other one.
+    """
+
+    limits = QuotaLimits(per_user_bytes=100, total_bytes=150)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.directory = Path(self.mktemp())
+        self.ours, self.theirs = self.member("w0"), self.member("w1")
+
+    def member(self, name: str) -> Quotas:
+        promises = SharedPromises(self.directory, name, self.clock)
+        self.addCleanup(promises.close)
+        self.promises, self.registry = promises, CollectorRegistry()
+        return self.make(self.limits)
+
+    def use(self, quotas: Quotas) -> None:
+        """Whose uploads begin and end from now on."""
+        self.quotas = quotas
+
+    def test_under_way(self) -> None:
+        self.use(self.theirs)
+        charge = self.begin("a/1", 60)
+        self.use(self.ours)
+        self.refused("a/2", 41)
+        self.begin("b/1", 90, BOB).release()
+        self.refused("b/1", 91, BOB)
+        charge.release()
+        self.begin("a/2", 100)
+
+    def test_both_at_once(self) -> None:
+        """Of two that don't fit in together the one that began first does."""
+        self.flushing = Deferred()
+        self.use(self.theirs)
+        first = self.begun("a/1", 60)
+        self.use(self.ours)
+        second = self.begun("a/2", 60)
+        flushing, self.flushing = self.flushing, None
+        flushing.callback(None)
+        self.successResultOf(first)
+        self.clock.pump([AGAIN_AFTER_S] * 3)
+        self.failureResultOf(second, Refused)
+
+    def test_stored_and_not_told(self) -> None:
+        """A file counts when it is stored, though only its process knows of it, and once when the index knows."""
+        self.use(self.theirs)
+        charge = self.begin("a/1", 60)
+        self.flushing = Deferred()
+        self.publish(charge)
+        charge.release()
+        flushing, self.flushing = self.flushing, None
+        unheard, self.unheard = self.unheard, []
+        self.use(self.ours)
+        self.refused("a/2", 41)
+        self.unheard = unheard
+        flushing.callback(None)
+        self.begin("a/2", 40).release()
+        self.refused("a/2", 41)
+
+    def test_told_while_it_is_counted(self) -> None:
+        """What is counted as under way and as stored is counted again."""
+        self.use(self.theirs)
+        charge = self.begin("a/1", 60)
+        self.use(self.ours)
+        self.flushing = Deferred()
+        second = self.begun("a/2", 40)
+        self.use(self.theirs)
+        self.publish(charge)
+        charge.release()
+        flushing, self.flushing = self.flushing, None
+        flushing.callback(None)
+        self.clock.advance(AGAIN_AFTER_S)
+        self.successResultOf(second)
+
+    def test_many_stored(self) -> None:
+        """The index is told of all that were stored meanwhile in one go."""
+        self.use(self.theirs)
+        charges = [self.begin(f"a/{number}", 10) for number in range(5)]
+        self.flushing = Deferred()
+        before = self.flushes
+        for charge in charges:
+            self.publish(charge)
+            charge.release()
+        flushing, self.flushing = self.flushing, None
+        flushing.callback(None)
+        self.assertEqual(self.flushes - before, 2)
+        self.use(self.ours)
+        self.begin("a/5", 50)
 
 
 class ScopeTests(QuotaTestCase):
