@@ -18,6 +18,12 @@ from hmacfs.errors import Refused
 #: Where hmacfs keeps what is its own, directly below ``StoreDir``.
 OWN_DIRECTORY: Final = b".hmacfs"
 
+#: Below it are uploads that have begun, not slots: directly below ``UploadSubDir``.
+UPLOADS_SEGMENT: Final = b".up"
+
+#: At the same place: where ``hmacfs doctor`` sees how its requests arrive.
+MIRROR_SEGMENT: Final = b".doctor"
+
 #: NAME_MAX of every file system in common use on Linux, in bytes.
 MAX_SEGMENT_BYTES: Final = 255
 
@@ -64,6 +70,8 @@ def _check_segments(_instance: SlotPath, _attribute: object, segments: tuple[byt
     # Some file systems take upper and lower case for the same.
     if segments and segments[0].lower() == OWN_DIRECTORY:
         raise _refused("The path is reserved.")
+    if segments and segments[0] in (UPLOADS_SEGMENT, MIRROR_SEGMENT):
+        raise bad_name("The path is not that of a file.")
     if not segments:
         raise bad_name("The URL names no file.")
     if len(segments) > MAX_SEGMENTS:
@@ -84,9 +92,9 @@ class SlotPath:
 
     :ivar segments: at least one; percent-decoded.
     :raises Refused: 400 ``bad-path`` for a segment that is ``.`` or ``..``, or holds a slash or a control character (C0
-        or DEL), and for anything below ``.hmacfs``. 400 ``bad-name``, which isn't held against anybody, for no segment
-        at all or more than :data:`MAX_SEGMENTS`; for a segment that is empty, or longer than
-        :data:`MAX_SEGMENT_BYTES`; for a path longer than :data:`MAX_PATH_BYTES`.
+        or DEL), and for anything below ``.hmacfs``. 400 ``bad-name``, which isn't held against anybody, for anything
+        below ``.up`` or ``.doctor``; for no segment at all or more than :data:`MAX_SEGMENTS`; for a segment that is
+        empty, or longer than :data:`MAX_SEGMENT_BYTES`; for a path longer than :data:`MAX_PATH_BYTES`.
     """
 
     segments: tuple[bytes, ...] = field(validator=_check_segments)

@@ -70,11 +70,13 @@ class BodyConsumer:
     :param start: offset in the file of the body's first byte.
     :param end: offset after its last byte.
     :param arrived: called with the number of bytes of each chunk, for those who count.
+    :param is_open: whether it may end before *end*; of one that goes on, what comes before *end* is taken.
     """
 
-    def __init__(self, start: int, end: int, arrived: Callable[[int], None]) -> None:
+    def __init__(self, start: int, end: int, arrived: Callable[[int], None], *, is_open: bool = False) -> None:
         self._position = start
         self._end = end
+        self._is_open = is_open
         self._arrived = arrived
         self._brake = Brake()
         self._arriving: Deferred[None] | None = None
@@ -101,7 +103,7 @@ class BodyConsumer:
             await self._finish()
         finally:
             await self._settle()
-        if self._position < self._end:
+        if self._position < self._end and not self._is_open:
             raise Refused(400, "short-body", f"The body ended at byte {self._position} of {self._end}.")
 
     def stop(self, reason: BaseException) -> None:
@@ -124,8 +126,15 @@ class BodyConsumer:
         if self._stopped is not None:
             # By what one of its first bytes led to, of those that were waiting when it began.
             raise self._stopped
-        if self._position + len(data) > self._end:
-            raise Refused(413, "size-mismatch", f"The body is longer than the {self._end} bytes that were announced.")
+        excess = max(0, self._position + len(data) - self._end)
+        if not excess:
+            self._accept(data)
+            return
+        if self._is_open and excess < len(data):
+            self._accept(data[:-excess])
+        raise Refused(413, "size-mismatch", f"The body goes beyond the {self._end} bytes that were announced.")
+
+    def _accept(self, data: bytes) -> None:
         self._position += len(data)
         self._arrived(len(data))
         self._take(data)

@@ -75,6 +75,7 @@ CREATE TABLE uploads (
     expires REAL NOT NULL,
     attempts_without_progress INTEGER NOT NULL,
     sha256 BLOB,
+    metadata TEXT NOT NULL,
     holder TEXT NOT NULL,
     lease_until REAL NOT NULL,
     let_go INTEGER NOT NULL

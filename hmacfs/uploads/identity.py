@@ -12,6 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from attrs import frozen
+
 from hmacfs.errors import Refused, StartError
 
 KEY_BYTES: Final = 32
@@ -20,6 +22,28 @@ KEY_BYTES: Final = 32
 ID_LENGTH: Final = 32
 
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9._~-]{8,128}")
+_UPLOAD_NAME: Final = re.compile(rb"([A-Za-z0-9_-]{%d})-([1-9][0-9]{0,8})" % ID_LENGTH)
+
+
+@frozen
+class UploadName:
+    """What an upload that has begun is called in URLs. Who knows it may go on with the upload: it can't be guessed.
+
+    :ivar uid: :func:`upload_id`.
+    :ivar generation: an upload that begins anew has another name, and the one before means nothing any more.
+    """
+
+    uid: str
+    generation: int
+
+    @classmethod
+    def parse(cls, text: bytes) -> UploadName | None:
+        """The reverse of ``str``; ``None`` for what can't be a name."""
+        match = _UPLOAD_NAME.fullmatch(text)
+        return None if match is None else cls(match[1].decode("ascii"), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.uid}-{self.generation}"
 
 
 def server_key(directory: Path) -> bytes:

@@ -65,10 +65,8 @@ class Janitor:
         try:
             while True:
                 records = await self._state.expired(self._now(), _BATCH)
-                gone = 0
-                for record in records:
-                    gone += await self._expire(record)
-                removed += gone
+                gone = [record for record in records if await self._expire(record)]
+                removed += sum(record.status is Status.ACTIVE for record in gone)
                 if not gone:
                     break
         except StateUnavailable as away:

@@ -45,6 +45,7 @@ def encode(upload: NewUpload) -> bytes:
         "expires": upload.file_expires,
         "offset": upload.offset,
         "generation": upload.generation,
+        "metadata": upload.metadata,
     }
     return json.dumps(fields, separators=(",", ":")).encode("ascii")
 
@@ -66,6 +67,7 @@ def decode(encoded: bytes) -> NewUpload | None:
             file_expires=None if fields["expires"] is None else _time(fields["expires"]),
             offset=int(fields["offset"]),
             generation=int(fields["generation"]),
+            metadata=str(fields["metadata"]),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from hmacfs.errors import Refused
-from hmacfs.uploads.request import UploadRequest
+from hmacfs.uploads.request import Append, UploadRequest
 
 MISMATCHING_OFFSET = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset"
 
@@ -18,11 +18,13 @@ class Plan:
     :ivar end: offset after its last byte.
     :ivar restarts: whether bytes that differ from those that are there take their place (the whole body, sent again), or
         are the client's error (a part of it).
+    :ivar is_open: whether the body may end before *end*, and if it doesn't end there, is kept up to there.
     """
 
     start: int
     end: int
     restarts: bool
+    is_open: bool = False
 
     @property
     def size(self) -> int:
@@ -35,9 +37,11 @@ def plan(asked: UploadRequest, total: int, offset: int) -> Plan:
 
     :param total: of the whole file, in bytes.
     :param offset: how many bytes of it are here.
-    :raises Refused: 400 where the request contradicts the slot; 409, with the offset, where it leaves a gap or can't be
-        placed.
+    :raises Refused: 400 or 413 where the request contradicts the slot; 409, with the offset, where it leaves a gap or
+        can't be placed.
     """
+    if asked.append is not None:
+        return _append(asked.append, asked.length, total, offset)
     if asked.part is not None:
         return _part(asked, total, offset)
     if asked.length is None or asked.length == total:
@@ -46,6 +50,20 @@ def plan(asked: UploadRequest, total: int, offset: int) -> Plan:
     if asked.token is not None and offset and asked.length == total - offset:
         return Plan(offset, total, restarts=False)
     raise offset_mismatch(offset, f"A body of {asked.length} bytes is neither the whole file nor the rest of it.")
+
+
+def _append(append: Append, length: int | None, total: int, offset: int) -> Plan:
+    if append.total not in (None, total):
+        raise Refused(413, "size-mismatch", f"The upload is of a file of {total} bytes, not of {append.total}.")
+    if append.offset != offset:
+        detail = f"The upload is at byte {offset}, the body begins at byte {append.offset}."
+        raise offset_mismatch(offset, detail, append.offset)
+    if length is None:
+        return Plan(offset, total, restarts=False, is_open=not append.last)
+    end = offset + length
+    if end > total or (append.last and end < total):
+        raise Refused(413, "size-mismatch", f"The body would end at byte {end} of a file of {total} bytes.")
+    return Plan(offset, end, restarts=False)
 
 
 def _part(asked: UploadRequest, total: int, offset: int) -> Plan:

@@ -111,6 +111,7 @@ _READERS: Final[Mapping[str, Callable[[bytes], Any]]] = {
     "expires": float,
     "attempts_without_progress": int,
     "sha256": lambda text: text or None,
+    "metadata": bytes.decode,
 }
 assert tuple(_READERS) == tuple(attribute.name for attribute in fields(UploadRecord))
 

@@ -1,11 +1,11 @@
-"""What a PUT, HEAD or DELETE on a slot URL says about the upload that it is about: pure parsing."""
+"""What a request says about the upload that it is about; and how a PUT on a slot URL says it: pure parsing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.web.http_headers import Headers
 
 from hmacfs.errors import Refused
@@ -42,6 +42,25 @@ class Part:
 
 
 @frozen
+class Append:
+    """That the body goes on exactly where the upload is, as in tus and in the IETF's resumable uploads.
+
+    :ivar offset: where the client believes that is; 0 where it begins one.
+    :ivar total: size of the whole file in bytes, where the request tells it.
+    :ivar last: whether the file ends with the body; ``None`` where only its size tells. A file is not published by a
+        request that is not to be the last, even if every byte of it is here.
+    :ivar creates: whether an upload begins, and whatever is here of another one to this slot is forgotten.
+    :ivar metadata: see :class:`~hmacfs.uploads.state.NewUpload`.
+    """
+
+    offset: int
+    total: int | None = None
+    last: bool | None = None
+    creates: bool = False
+    metadata: str = ""
+
+
+@frozen
 class UploadRequest:
     """What a request says about its upload, before anything is known of that upload.
 
@@ -49,20 +68,55 @@ class UploadRequest:
     :ivar part: which part of the file the body carries; ``None`` for the whole file (or an unannounced remainder).
     :ivar token: the client's session token.
     :ivar digests: what the client states of its bytes.
+    :ivar append: in the dialects that know no parts.
     """
 
     length: int | None
     part: Part | None
     token: str | None
     digests: StatedDigests
+    append: Append | None = None
 
     @property
     def total(self) -> int | None:
         """The size of the whole file as this request announces it, which is what the signature covers."""
+        if self.append is not None:
+            return self.append.total
         return self.part.total if self.part is not None else self.length
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks how far the upload is, or has it finished, and brings nothing of it."""
+        if self.append is not None:
+            return self.length == 0 and not self.append.creates
+        return self.part is not None and self.part.is_query
+
+    @property
+    def creates(self) -> bool:
+        """Whether an upload begins, and nothing that is here counts."""
+        return self.append is not None and self.append.creates
+
+    @property
+    def continues(self) -> bool:
+        """Whether another request is to follow, even if this one brings the file's last byte."""
+        return self.append is not None and self.append.last is False
+
+    def end(self, total: int) -> int:
+        """The offset after the last byte that the body may have, in a file of *total* bytes."""
+        if self.part is not None:
+            return self.part.end
+        if self.append is None or self.append.creates or self.length is None:
+            return total
+        return min(total, self.append.offset + self.length)
+
+    def as_whole(self) -> UploadRequest:
+        """The same as a plain request with the whole file."""
+        return evolve(self, append=None)
 
     def relies_on_offset(self, total: int) -> bool:
         """Whether the request is about what an earlier one has left, in a file of *total* bytes."""
+        if self.append is not None:
+            return not self.append.creates
         if self.part is not None:
             return self.part.is_query or self.part.start > 0
         return self.length not in (None, total)

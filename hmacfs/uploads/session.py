@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from hmacfs.net.threads import Threads
 from hmacfs.storage.parts import Part
+from hmacfs.uploads.identity import UploadName
 from hmacfs.uploads.note import write_note
 from hmacfs.uploads.state import (
     Fenced,
@@ -25,6 +26,7 @@ from hmacfs.uploads.state import (
     OffsetMismatch,
     StateUnavailable,
     UnknownUpload,
+    expiry,
 )
 
 
@@ -71,6 +73,11 @@ class Session:
         return self._upload.token
 
     @property
+    def name(self) -> UploadName:
+        """What the upload is called in URLs, as it is now."""
+        return UploadName(self._upload.uid, self._upload.generation)
+
+    @property
     def recorded(self) -> bool:
         """Whether the state store knows of the upload."""
         return self._lease is not None
@@ -79,6 +86,13 @@ class Session:
     def durable(self) -> int:
         """How many bytes of the file survive a crash, as the client may be told."""
         return self._upload.offset
+
+    def expires(self, now: float, ttl_s: float) -> float:
+        """When the upload can no longer be resumed if nothing of it comes after *now*, in seconds since the epoch.
+
+        :param ttl_s: how long after its last byte.
+        """
+        return now + ttl_s if self._lease is None else expiry(self._lease.record, now, ttl_s)
 
     async def checkpoint(self) -> None:
         """Make what has been written durable, and note and record it.

@@ -57,7 +57,8 @@ class NewUpload:
     :ivar offset: durable bytes to begin with: 0, or what a restart keeps, or what the part file has when the store has
         forgotten the upload.
     :ivar hash_state: of the digest at *offset*; empty where the prefix must be read again.
-    :ivar generation: which attempt at the file this is, from 1; part of the part file's name.
+    :ivar generation: which attempt at the file this is, from 1; part of the upload's name in URLs.
+    :ivar metadata: what a tus client said of the file (``Upload-Metadata``), in ASCII; empty if nothing.
     """
 
     uid: str
@@ -71,6 +72,7 @@ class NewUpload:
     offset: int = 0
     hash_state: bytes = field(default=b"", repr=False)
     generation: int = 1
+    metadata: str = ""
 
 
 @frozen
@@ -107,6 +109,7 @@ class UploadRecord:
     expires: float
     attempts_without_progress: int
     sha256: bytes | None
+    metadata: str
 
 
 def beginning(new: NewUpload, epoch: int, now: float, ttl_s: float) -> UploadRecord:
@@ -131,6 +134,7 @@ def beginning(new: NewUpload, epoch: int, now: float, ttl_s: float) -> UploadRec
         expires=now + ttl_s,
         attempts_without_progress=0,
         sha256=None,
+        metadata=new.metadata,
     )
 
 

@@ -51,6 +51,7 @@ def as_upload(record: UploadRecord) -> NewUpload:
         file_expires=record.file_expires,
         offset=record.offset,
         generation=record.generation,
+        metadata=record.metadata,
     )
 
 

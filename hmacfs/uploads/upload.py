@@ -139,8 +139,9 @@ class Upload(BodyConsumer):
         body_algorithms: frozenset[str],
         restart: Callable[[int], None] | None,
         checkpoint: Callable[[], Awaitable[None]],
+        is_open: bool = False,
     ) -> None:
-        super().__init__(start, end, arrived)
+        super().__init__(start, end, arrived, is_open=is_open)
         self._part = part
         self._means = means
         self._checkpoint = checkpoint

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -23,13 +23,14 @@ from hmacfs.storage.facts import Facts
 from hmacfs.storage.failures import is_no_room, storage_refusal
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.parts import Part, PartBusy
+from hmacfs.storage.publisher import Publisher
 from hmacfs.storage.space import Reservation, Reservations
 from hmacfs.storage.store import AlreadyStored, OpenFile, Store, StoredFile
 from hmacfs.storage.tree import PathConflict
 from hmacfs.uploads.body import ContentMismatch
 from hmacfs.uploads.comparing import Comparison, same_content
 from hmacfs.uploads.digests import StatedDigests, algorithms, check
-from hmacfs.uploads.identity import new_token, upload_id
+from hmacfs.uploads.identity import UploadName, new_token, upload_id
 from hmacfs.uploads.note import decode, read_note
 from hmacfs.uploads.plan import Plan, plan
 from hmacfs.uploads.request import UploadRequest
@@ -52,28 +53,53 @@ class Receipt:
     :ivar total: of the whole file, in bytes.
     :ivar stored: the published file; ``None`` while it isn't whole.
     :ivar resumed_at: from which offset an earlier request's upload went on; ``None`` if there was none.
+    :ivar name: of the upload; ``None`` where it isn't one that has a name (a plain PUT of what is stored already).
+    :ivar expires: until when it can be resumed, in seconds since the epoch; ``None`` if it is whole.
     """
 
     offset: int
     total: int
     stored: StoredFile | None
     resumed_at: int | None = None
+    name: UploadName | None = None
+    expires: float | None = None
 
 
 @frozen
 class Progress:
-    """How far an unfinished upload is.
+    """How far an upload is.
 
     :ivar offset: as in :class:`Receipt`.
     :ivar total: as in :class:`Receipt`.
+    :ivar name: of the upload.
     :ivar token: the session token.
-    :ivar expires_in_s: how long it can still be resumed, in seconds.
+    :ivar metadata: see :class:`~hmacfs.uploads.state.NewUpload`.
+    :ivar expires: until when it can be resumed, in seconds since the epoch; ``None`` if its file is stored.
     """
 
     offset: int
     total: int
+    name: UploadName
     token: str
-    expires_in_s: float
+    metadata: str
+    expires: float | None
+
+
+def _unheard(*_: object) -> None:
+    """Of no interest to the request."""
+
+
+@frozen
+class Hooks:
+    """What a request wants to hear while its body arrives, on the reactor's thread.
+
+    :ivar named: called with the session token and the upload's name as soon as they are known, before the body is asked
+        for.
+    :ivar durable: called with the offset up to which the file is durable, each time that there is more.
+    """
+
+    named: Callable[[str, UploadName], None] = _unheard
+    durable: Callable[[int], None] = _unheard
 
 
 class Uploads:
@@ -119,18 +145,21 @@ class Uploads:
         self._published = published
         self._take_up = TakeUp(state, means.threads, max_attempts, metrics)
         self._turns = Turns(means.clock)
+        self._publisher = Publisher(store, means.threads)
         self._publishing: dict[bytes, list[Deferred[None]]] = {}
 
     def __len__(self) -> int:
         """How many requests write now."""
         return len(self._turns)
 
-    async def receive(
-        self, slot: Slot, asked: UploadRequest, body: IBodyProducer | None, named: Callable[[str], None]
-    ) -> Receipt:
+    @property
+    def session_ttl_s(self) -> float:
+        """How long an unfinished upload can be resumed after its last byte."""
+        return self._session_ttl_s
+
+    async def receive(self, slot: Slot, asked: UploadRequest, body: IBodyProducer | None, hooks: Hooks) -> Receipt:
         """Take what a request brings of the file of *slot*.
 
-        :param named: called with the session token as soon as it is known.
         :raises Refused: 400, 408, 409, 410, 411, 413, 423, 503 or 507; see ``docs/protocol.md``.
         :raises Superseded: a newer request has taken over, and the connection is to be cut.
         :raises ConnectionDone, ConnectionLost: the client is gone. What has arrived is kept.
@@ -144,11 +173,61 @@ class Uploads:
             if stored is not None:
                 return await self._again(stored, slot, total, asked, body, turn)
             await self._check_free(slot.path)
-            return await self._receive(turn, slot, total, asked, body, named)
+            return await self._receive(turn, slot, total, asked, body, hooks)
         except StateUnavailable as away:
             raise _away(away) from None
         finally:
             turn.end()
+
+    async def append(self, name: UploadName, asked: UploadRequest, body: IBodyProducer | None, hooks: Hooks) -> Receipt:
+        """Take more of the upload that is called *name*, which is all the authority that it takes.
+
+        :param asked: with an :attr:`~hmacfs.uploads.request.UploadRequest.append` that creates nothing.
+        :raises Refused: 404 ``not-found``, 410 ``upload-gone`` where *name* is, or was, of no upload; and as
+            :meth:`receive`.
+        :raises Superseded, ConnectionDone, ConnectionLost: as :meth:`receive`.
+        """
+        turn = await self._turns.take(name.uid)
+        try:
+            try:
+                return await self._append(turn, name, asked, body, hooks)
+            except _Vanished:
+                return await self._append(turn, name, asked, body, hooks)
+        except StateUnavailable as away:
+            raise _away(away) from None
+        except _Vanished:
+            raise _lost() from None
+        finally:
+            turn.end()
+
+    async def _append(
+        self, turn: Turn, name: UploadName, asked: UploadRequest, body: IBodyProducer | None, hooks: Hooks
+    ) -> Receipt:
+        """
+        :raises _Vanished: before *body* has been asked for.
+        """
+        upload, is_complete = await self._called(name)
+        slot = _slot_of(upload)
+        stored = await self._stored(slot.path)
+        if is_complete:
+            return await self._add_nothing(stored, upload, asked, body, turn)
+        if stored is not None:
+            stored.close()
+            # Another file, unless another process is just publishing this one.
+            (await self._there(turn)).close()
+            raise _conflict()
+        assert upload.total is not None
+        return await self._receive(turn, slot, upload.total, asked, body, hooks, name)
+
+    async def _there(self, turn: Turn) -> Part:
+        """The part of an upload that has one, open and locked.
+
+        :raises _Vanished: it had one until a moment ago.
+        """
+        part = await self._reopened(turn.uid, turn)
+        if part is None:
+            raise _Vanished
+        return part
 
     async def begun(self, path: SlotPath, identity: bytes) -> Slot | None:
         """The slot of an unfinished upload, for a request that shows the credential that began it.
@@ -167,7 +246,7 @@ class Uploads:
             upload = await self._recorded(uid)
         if upload is None:
             return None
-        return Slot(path, upload.total, upload.content_type, upload.owner, upload.file_expires, "begun", identity)
+        return _slot_of(upload)
 
     async def progress(self, path: SlotPath, identity: bytes) -> Progress | None:
         """How far the upload is that *identity* began; ``None`` where there is none.
@@ -179,34 +258,77 @@ class Uploads:
         uid = self._id(path, identity)
         turn = await self._turns.take(uid)
         try:
-            return await self._look(uid, turn)
+            part = await self._reopened(uid, turn)
+            if part is None:
+                await self._refuse_vanished(uid)
+                return None
+            return await self._look(part)
         except StateUnavailable as away:
             raise _away(away) from None
         finally:
             turn.end()
+
+    async def look(self, name: UploadName) -> Progress:
+        """How far the upload is that is called *name*, or was until its file was stored.
+
+        Who writes to it is stopped first, as by :meth:`progress`.
+
+        :raises Refused: 404 ``not-found``; and as :meth:`progress`.
+        """
+        turn = await self._turns.take(name.uid)
+        try:
+            try:
+                return await self._look_at(turn, name)
+            except _Vanished:
+                return await self._look_at(turn, name)
+        except StateUnavailable as away:
+            raise _away(away) from None
+        except _Vanished:
+            raise _lost() from None
+        finally:
+            turn.end()
+
+    async def _look_at(self, turn: Turn, name: UploadName) -> Progress:
+        """
+        :raises _Vanished: another process has just published the file, or given it up.
+        """
+        upload, is_complete = await self._called(name)
+        if is_complete:
+            assert upload.total is not None
+            return Progress(upload.total, upload.total, name, upload.token, upload.metadata, None)
+        progress = await self._look(await self._there(turn))
+        if progress is None or progress.name != name:
+            raise _begun_anew()
+        return progress
 
     async def cancel(self, path: SlotPath, identity: bytes) -> bool:
         """Forget an unfinished upload; false where there is none.
 
         :raises Refused: as :meth:`progress`.
         """
-        uid = self._id(path, identity)
-        turn = await self._turns.take(uid)
+        turn = await self._turns.take(self._id(path, identity))
         try:
-            part = await self._reopened(uid, turn)
-            lease = None
-            try:
-                lease = await self._state.acquire(uid, Holder(turn.let_go), True, False)
-                await self._state.discard(lease)
-            except UnknownUpload:
-                pass
-            if part is not None:
-                await self._means.threads.run(part.discard)
+            return await self._cancel(turn)
         except StateUnavailable as away:
             raise _away(away) from None
         finally:
             turn.end()
-        return part is not None or lease is not None
+
+    async def give_up(self, name: UploadName) -> None:
+        """Forget the unfinished upload that is called *name*.
+
+        :raises Refused: 409 ``conflict`` if its file is stored; 404 ``not-found``; and as :meth:`progress`.
+        """
+        turn = await self._turns.take(name.uid)
+        try:
+            _, is_complete = await self._called(name)
+            if is_complete:
+                raise Refused(409, "conflict", "The file is complete, and stays.")
+            await self._cancel(turn)
+        except StateUnavailable as away:
+            raise _away(away) from None
+        finally:
+            turn.end()
 
     async def publishing(self, path: SlotPath) -> bool:
         """Wait until an upload that is just being published under *path* is; false where there is none."""
@@ -224,6 +346,55 @@ class Uploads:
 
     def _id(self, path: SlotPath, identity: bytes) -> str:
         return upload_id(self._key, path.encoded, identity)
+
+    async def _called(self, name: UploadName) -> tuple[NewUpload, bool]:
+        """What is known of the upload that is called *name*, and whether its file is stored.
+
+        :raises Refused: 404 where nothing is, 410 where there is no such upload any more.
+        """
+        note = self._store.part_note(name.uid)
+        record = await self._state.get(name.uid)
+        upload = newest(None if note is None else decode(note), record)
+        if upload is None or upload.total is None or not self._is_ours(upload):
+            raise Refused(404, "not-found", "There is no upload at this URL.")
+        if upload.generation != name.generation:
+            raise _begun_anew()
+        if record is not None and record.generation == upload.generation:
+            if record.status is Status.COMPLETE:
+                return upload, True
+            if record.expires <= self._now():
+                raise gone("The time to go on with this upload is over.")
+        if self._store.has_part(name.uid):
+            return upload, False
+        if await self._is_stored(upload):
+            return upload, True
+        await self._refuse_vanished(name.uid)
+        raise _lost()
+
+    def _is_ours(self, upload: NewUpload) -> bool:
+        """Whether it is one of this store's: several may share a Redis."""
+        return upload_id(self._key, upload.path, upload.signature) == upload.uid
+
+    async def _is_stored(self, upload: NewUpload) -> bool:
+        """Whether the file has got its name: of an upload without a part, and before anybody could record that."""
+        stored = await self._stored(SlotPath.from_encoded(upload.path))
+        if stored is None:
+            return False
+        stored.close()
+        return stored.size == upload.total
+
+    async def _cancel(self, turn: Turn) -> bool:
+        """Forget the upload of *turn*; false where there is none."""
+        part = await self._reopened(turn.uid, turn)
+        lease = None
+        try:
+            lease = await self._state.acquire(turn.uid, Holder(turn.let_go), True, False)
+            await self._state.discard(lease)
+        except UnknownUpload:
+            pass
+        if part is not None:
+            await self._means.threads.run(part.discard)
+        return part is not None or lease is not None
 
     async def _recorded(self, uid: str) -> NewUpload | None:
         """What the state store knows of an upload whose part has no note: its file system has no attributes."""
@@ -265,11 +436,12 @@ class Uploads:
         total: int,
         asked: UploadRequest,
         body: IBodyProducer | None,
-        named: Callable[[str], None],
+        hooks: Hooks,
+        name: UploadName | None = None,
     ) -> Receipt:
         charge = await self._quotas.reserve(slot.path, slot.owner, total)
         try:
-            receipt = await self._receive_within_quota(turn, slot, total, asked, body, named)
+            receipt = await self._receive_within_quota(turn, slot, total, asked, body, hooks, name)
             if receipt.stored is not None:
                 await self._quotas.settle(charge)
             return receipt
@@ -283,27 +455,35 @@ class Uploads:
         total: int,
         asked: UploadRequest,
         body: IBodyProducer | None,
-        named: Callable[[str], None],
+        hooks: Hooks,
+        name: UploadName | None = None,
     ) -> Receipt:
         session, resumed_at = await self._open(turn, slot, total, asked)
-        named(session.token)
-        reservation = None
+        reservation = stored = None
         try:
-            # Who asks about a file of which every byte is here gets it published: there is nothing left to be sent.
-            if asked.part is not None and asked.part.is_query and session.durable < total:
+            if asked.creates:
                 await session.record()
-                return Receipt(session.durable, total, None)
+            elif name not in (None, session.name):
+                raise _begun_anew()
+            hooks.named(session.token, session.name)
             placed = plan(asked, total, session.durable)
-            reservation = self._reservations.reserve(max(0, placed.end - session.durable))
-            self._count_resumed(placed, resumed_at)
-            stored = await self._fill(turn, session, slot, total, asked, body, placed, reservation)
+            # Who asks about a file of which every byte is here gets it published: there is nothing left to be sent.
+            if placed.size or placed.end == total:
+                reservation = self._reservations.reserve(max(0, placed.end - session.durable))
+                self._count_resumed(placed, resumed_at)
+                stored = await self._fill(turn, session, slot, total, asked, body, placed, reservation, hooks)
+            elif not asked.creates:
+                await session.record()
+            expires = session.expires(self._now(), self._session_ttl_s)
         finally:
             if reservation is not None:
                 reservation.release()
             if session.part.fd >= 0 and not session.part.size and not session.recorded:
                 await session.discarded()
             await session.left()
-        return Receipt(session.durable if stored is None else total, total, stored, resumed_at)
+        if stored is None:
+            return Receipt(session.durable, total, None, resumed_at, session.name, expires)
+        return Receipt(total, total, stored, resumed_at, session.name)
 
     async def _open(self, turn: Turn, slot: Slot, total: int, asked: UploadRequest) -> tuple[Session, int | None]:
         """The session, and from which offset it goes on if it isn't new."""
@@ -317,21 +497,30 @@ class Uploads:
             total=total,
             owner=slot.owner,
             file_expires=slot.expires,
+            metadata="" if asked.append is None else asked.append.metadata,
         )
         relies = asked.relies_on_offset(total)
-        asks = asked.part is not None and asked.part.is_query
+        if asked.creates:
+            fresh = await self._next_generation(fresh)
         part, is_new = await self._part(turn)
         try:
-            if not asks:
+            if not asked.asks:
                 # Not an attempt of the client's if there is no room for it; reserved for good when the offset is known.
-                end = total if asked.part is None else asked.part.end
-                self._reservations.reserve(max(0, end - part.size)).release()
+                self._reservations.reserve(max(0, asked.end(total) - part.size)).release()
             if is_new:
+                if relies and asked.append is not None:
+                    raise _Vanished
                 if relies:
                     await self._refuse_vanished(turn.uid)
                 return Session(part, fresh, self._state, self._means.threads, holder), None
             session = await self._take_up.session(
-                part, fresh, holder, resumes=relies, attempt=relies and not asks, token=asked.token
+                part,
+                fresh,
+                holder,
+                resumes=relies,
+                attempt=relies and not asked.asks,
+                # The token is new, and with another token everything begins anew.
+                token=fresh.token if asked.creates else asked.token,
             )
         except BaseException:
             if is_new:
@@ -339,6 +528,11 @@ class Uploads:
             part.close()
             raise
         return session, session.durable or None
+
+    async def _next_generation(self, fresh: NewUpload) -> NewUpload:
+        """*fresh*, as what comes after all that the state store knows: a name that was told is never another's."""
+        record = await self._state.get(fresh.uid)
+        return fresh if record is None else evolve(fresh, generation=record.generation + 1)
 
     async def _refuse_vanished(self, uid: str) -> None:
         """There is no part. If there was one, the client is told that it has to begin anew.
@@ -414,9 +608,17 @@ class Uploads:
         body: IBodyProducer | None,
         placed: Plan,
         reservation: Reservation,
+        hooks: Hooks,
     ) -> StoredFile | None:
         """Receive the body; the stored file if the upload is whole then."""
-        stated = asked.digests.of_whole_file() if placed.size == total else asked.digests
+        # A body that is appended counts or doesn't, by itself, even if it is the whole file.
+        is_whole = placed.size == total and asked.append is None
+        stated = asked.digests.of_whole_file() if is_whole else asked.digests
+
+        async def checkpoint() -> None:
+            await session.checkpoint()
+            hooks.durable(session.durable)
+
         atomic = bool(stated.content)
         upload = Upload(
             session.part,
@@ -428,11 +630,12 @@ class Uploads:
             body_algorithms=algorithms(stated.content),
             restart=session.restart_at if placed.restarts else None,
             # Bytes that are not to be kept before they have been verified are not made durable.
-            checkpoint=session.announce if atomic else session.checkpoint,
+            checkpoint=session.announce if atomic else checkpoint,
+            is_open=placed.is_open,
         )
         turn.consume_with(upload)
         try:
-            return await self._receive_body(session, slot, total, body, placed, upload, stated)
+            return await self._receive_body(session, slot, total, asked, body, upload, stated)
         except OSError as error:
             await upload.end()
             raise await self._storage_failed(session, error) from error
@@ -448,8 +651,8 @@ class Uploads:
         session: Session,
         slot: Slot,
         total: int,
+        asked: UploadRequest,
         body: IBodyProducer | None,
-        placed: Plan,
         upload: Upload,
         stated: StatedDigests,
     ) -> StoredFile | None:
@@ -463,7 +666,7 @@ class Uploads:
                 {"Upload-Offset": str(session.durable), "Upload-Complete": "?0"},
             ) from mismatch
         check(stated.content, await upload.body_digests())
-        if placed.end < total:
+        if upload.position < total or asked.continues:
             await session.checkpoint()
             return None
         digests = await upload.file_digests()
@@ -545,7 +748,7 @@ class Uploads:
     async def _place(self, part: Part, path: SlotPath, facts: Facts) -> StoredFile:
         async def attempt() -> StoredFile:
             try:
-                return await self._means.threads.run(self._store.publish, part, path, facts)
+                return await self._publisher.publish(part, path, facts)
             except OSError as error:
                 if part.lost:
                     # Not to be tried again: see Part.sync.
@@ -580,21 +783,46 @@ class Uploads:
         turn: Turn,
     ) -> Receipt:
         """The slot's file is here: the same one is as good as stored just now, any other is refused."""
+        name = None
         try:
             stored.facts.check_served(self._now())
             if total != stored.size:
                 raise _conflict()
+            if asked.creates:
+                # Without its bytes nothing tells whether it would be the same file.
+                if asked.length not in (None, total):
+                    raise _conflict()
+                name = await self._last_name(turn.uid)
             if not _stated_to_be(stored, asked):
-                await self._compare(stored, total, asked, body, turn)
+                await self._compare(stored, asked.as_whole() if asked.creates else asked, body, turn)
             await self._means.threads.run(self._store.settle, slot.path)
         finally:
             stored.close()
-        return Receipt(total, total, stored)
+        return Receipt(total, total, stored, None, name)
 
-    async def _compare(
-        self, stored: OpenFile, total: int, asked: UploadRequest, body: IBodyProducer | None, turn: Turn
-    ) -> None:
-        placed = plan(asked, total, total)
+    async def _last_name(self, uid: str) -> UploadName:
+        record = await self._state.get(uid)
+        return UploadName(uid, 1 if record is None else record.generation)
+
+    async def _add_nothing(
+        self, stored: OpenFile | None, upload: NewUpload, asked: UploadRequest, body: IBodyProducer | None, turn: Turn
+    ) -> Receipt:
+        """The upload is over: whoever didn't hear that it is hears it now, but there is nothing more to be sent.
+
+        :raises Refused: 410 where the file has been deleted since.
+        """
+        if stored is None:
+            raise gone("The file was stored, and has been deleted since.")
+        name = UploadName(upload.uid, upload.generation)
+        try:
+            stored.facts.check_served(self._now())
+            await self._compare(stored, asked, body, turn)
+        finally:
+            stored.close()
+        return Receipt(stored.size, stored.size, stored, None, name)
+
+    async def _compare(self, stored: OpenFile, asked: UploadRequest, body: IBodyProducer | None, turn: Turn) -> None:
+        placed = plan(asked, stored.size, stored.size)
         comparison = Comparison(stored.fd, placed.start, placed.end, self._means.threads, _uncounted)
         turn.consume_with(comparison)
         try:
@@ -604,23 +832,40 @@ class Uploads:
 
     # What an upload is at
 
-    async def _look(self, uid: str, turn: Turn) -> Progress | None:
-        record = await self._state.get(uid)
-        part = await self._reopened(uid, turn)
-        if part is None:
-            await self._refuse_vanished(uid)
-            return None
+    async def _look(self, part: Part) -> Progress | None:
+        """What *part* is at, which is closed then; ``None`` if nothing is known of it."""
         try:
+            record = await self._state.get(part.name)
             upload = newest(read_note(part), record)
             if upload is None or upload.total is None:
                 return None
             over = why_over(upload, record, part.size, self._max_attempts)
             if over is not None:
                 raise gone(f"The upload can't go on ({over}).")
-            expires_in_s = self._session_ttl_s if record is None else max(0.0, record.expires - self._now())
-            return Progress(upload.offset, upload.total, upload.token, expires_in_s)
+            expires = self._now() + self._session_ttl_s if record is None else record.expires
+            name = UploadName(upload.uid, upload.generation)
+            return Progress(upload.offset, upload.total, name, upload.token, upload.metadata, expires)
         finally:
             part.close()
+
+
+def _slot_of(upload: NewUpload) -> Slot:
+    """What granted an upload that has begun, as far as that is still of interest."""
+    path = SlotPath.from_encoded(upload.path)
+    return Slot(path, upload.total, upload.content_type, upload.owner, upload.file_expires, "begun", upload.signature)
+
+
+class _Vanished(Exception):
+    """A part that was there a moment ago isn't: another process has published it, or given it up. What is known of the
+    upload says which."""
+
+
+def _lost() -> Refused:
+    return gone("What had arrived of this upload is gone.")
+
+
+def _begun_anew() -> Refused:
+    return gone("This upload has been given up for another one of the same file.")
 
 
 def _uncounted(_size: int) -> None:
@@ -632,7 +877,7 @@ def _stated_to_be(stored: StoredFile, asked: UploadRequest) -> bool:
 
     :raises Refused: 409 where it states another one.
     """
-    if asked.part is not None and asked.part.is_query:
+    if asked.asks:
         return True
     whole = asked.part is None and asked.length in (None, stored.size)
     stated = asked.digests.of_whole_file() if whole else asked.digests

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import Refused, StartError
-from hmacfs.uploads.identity import check_token, new_token, server_key, upload_id
+from hmacfs.uploads.identity import ID_LENGTH, UploadName, check_token, new_token, server_key, upload_id
 
 KEY = bytes(range(32))
 SIGNATURE = b"s" * 32
@@ -103,3 +103,34 @@ class TokenTests(SynchronousTestCase):
         self.assertEqual(len(tokens), 100)
         for token in tokens:
             self.assertEqual(check_token(token.encode()), token)
+
+
+class UploadNameTests(SynchronousTestCase):
+    """What an upload is called in URLs."""
+
+    @given(st.binary(), st.binary(), st.integers(1, 999_999_999))
+    def test_round_trip(self, path: bytes, signature: bytes, generation: int) -> None:
+        name = UploadName(upload_id(KEY, path, signature), generation)
+        self.assertEqual(UploadName.parse(str(name).encode()), name)
+
+    @given(st.binary(max_size=60) | st.from_regex(rb"[A-Za-z0-9_-]{31,33}-[0-9]{0,10}", fullmatch=True))
+    def test_anything(self, text: bytes) -> None:
+        """There is one way to write a name, and whatever isn't one is none."""
+        name = UploadName.parse(text)
+        if name is not None:
+            self.assertEqual(str(name).encode(), text)
+            self.assertEqual((len(name.uid), name.generation > 0), (ID_LENGTH, True))
+
+    def test_malformed(self) -> None:
+        uid = b"a" * ID_LENGTH
+        for text in (
+            b"",
+            uid,
+            uid + b"-",
+            uid + b"-0",
+            uid + b"-01",
+            uid + b"-1 ",
+            uid + b"-1\n",
+            uid + b"-" + b"1" * 10,
+        ):
+            self.assertIsNone(UploadName.parse(text))

@@ -31,6 +31,7 @@ UPLOADS = st.builds(
     file_expires=st.none() | st.floats(0, 1e12),
     offset=SIZES,
     generation=st.integers(1, 1000),
+    metadata=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E)),
 )
 
 

@@ -6,8 +6,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from hmacfs.errors import Refused
+from hmacfs.uploads.digests import StatedDigests
 from hmacfs.uploads.plan import Plan, plan
-from hmacfs.uploads.request import Part, UploadRequest
+from hmacfs.uploads.request import Append, Part, UploadRequest
 
 TOTAL = 100
 
@@ -149,3 +150,45 @@ class UploadRequestTests(SynchronousTestCase):
         self.assertFalse(asked(TOTAL, content_range=b"bytes 0-99/100").relies_on_offset(TOTAL))
         self.assertTrue(asked(60, content_range=b"bytes 40-99/100").relies_on_offset(TOTAL))
         self.assertTrue(asked(60, token=b"tok-0001").relies_on_offset(TOTAL))
+
+
+class AppendTests(SynchronousTestCase):
+    """Bodies that go on exactly where the upload is."""
+
+    def plan(self, length: int | None, offset: int, append: Append) -> Plan | str:
+        try:
+            return plan(UploadRequest(length, None, None, StatedDigests(), append), TOTAL, offset)
+        except Refused as refused:
+            return f"{refused.status} {refused.reason}"
+
+    def test_placed(self) -> None:
+        """By their length; without one they may end wherever they like, unless they say that they are the last."""
+        for length, append, expected in (
+            (20, Append(40), Plan(40, 60, restarts=False)),
+            (60, Append(40), Plan(40, 100, restarts=False)),
+            (60, Append(40, last=True), Plan(40, 100, restarts=False)),
+            (0, Append(40), Plan(40, 40, restarts=False)),
+            (None, Append(40), Plan(40, 100, restarts=False, is_open=True)),
+            (None, Append(40, last=False), Plan(40, 100, restarts=False, is_open=True)),
+            (None, Append(40, last=True), Plan(40, 100, restarts=False)),
+        ):
+            self.assertEqual(self.plan(length, 40, append), expected)
+
+    def test_refused(self) -> None:
+        for length, append, expected in (
+            (61, Append(40), "413 size-mismatch"),
+            (59, Append(40, last=True), "413 size-mismatch"),
+            (10, Append(40, total=99), "413 size-mismatch"),
+            (10, Append(39), "409 offset-mismatch"),
+            (10, Append(41), "409 offset-mismatch"),
+            (None, Append(0), "409 offset-mismatch"),
+        ):
+            self.assertEqual(self.plan(length, 40, append), expected)
+
+    @given(st.none() | st.integers(0, 2 * TOTAL), st.integers(0, TOTAL), st.integers(0, 2 * TOTAL))
+    def test_never_elsewhere(self, length: int | None, offset: int, claimed: int) -> None:
+        """Whatever is claimed, nothing is put anywhere but where the upload is, and nothing beyond the file's end."""
+        placed = self.plan(length, offset, Append(claimed))
+        if isinstance(placed, Plan):
+            self.assertEqual((placed.start, claimed), (offset, offset))
+            self.assertTrue(placed.start <= placed.end <= TOTAL)

@@ -107,6 +107,7 @@ class UploadStateMixin(_Base):
             "file_expires": 1_800_000_000.125,
             "offset": 4_294_967_296,
             "hash_state": EVERY_BYTE,
+            "metadata": "filename cGhvdG8uanBn,empty",
             "generation": 7,
         }
         lease = await self.begin(**facts)

@@ -15,7 +15,7 @@ from hmacfs.storage.store import Store
 from hmacfs.uploads.session import Superseded
 from hmacfs.uploads.state import Status
 from hmacfs.uploads.upload import CHECKPOINT_S
-from hmacfs.uploads.uploads import Receipt, Uploads
+from hmacfs.uploads.uploads import Hooks, Receipt, Uploads
 from tests.uploads.support import Body, begun
 from tests.uploads.test_beside import HeldThreads
 from tests.uploads.test_plan import asked
@@ -34,13 +34,16 @@ class UploadsTestCase(ServerTestCase):
     def slot(self, credential: bytes = b"s" * 32) -> Slot:
         return Slot(self.path(PATH), 100, "image/jpeg", "alice@example.org", NOW + 900, "v", credential)
 
+    def hooks(self) -> Hooks:
+        return Hooks(named=lambda token, _name: self.tokens.append(token))
+
     def begin(
         self, server: Server | None = None, credential: bytes = b"s" * 32, length: int | None = 100, **headers: bytes
     ) -> tuple[Body, Deferred[Receipt]]:
         """An upload whose body the test sends."""
         body = Body()
         uploads = (server or self.server).uploads
-        return body, begun(uploads.receive(self.slot(credential), asked(length, **headers), body, self.tokens.append))
+        return body, begun(uploads.receive(self.slot(credential), asked(length, **headers), body, self.hooks()))
 
     def put(  # type: ignore[override]
         self, server: Server | None = None, content: bytes = CONTENT, credential: bytes = b"s" * 32
@@ -98,7 +101,7 @@ class ReceiveTests(UploadsTestCase):
     def test_no_size(self) -> None:
         """A signature that says none, on a request that says none."""
         uploads = self.server.uploads
-        receipt = begun(uploads.receive(evolve(self.slot(), size=None), asked(None), Body(), self.tokens.append))
+        receipt = begun(uploads.receive(evolve(self.slot(), size=None), asked(None), Body(), self.hooks()))
         self.assert_refused_with(receipt, 411, "length-required")
 
     def test_counted(self) -> None:
@@ -337,7 +340,7 @@ class DescriptorTests(UploadsTestCase):
         body.send(CONTENT[:10])
         body.end()
         self.assert_refused_with(short, 400, "short-body")
-        gap = begun(self.server.uploads.receive(self.slot(b"2" * 32), asked(5), Body(), self.tokens.append))
+        gap = begun(self.server.uploads.receive(self.slot(b"2" * 32), asked(5), Body(), self.hooks()))
         self.assert_refused_with(gap, 409, "offset-mismatch")
         self.put()
         self.put()

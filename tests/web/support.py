@@ -28,6 +28,7 @@ from hmacfs.net.limits import Limits
 from hmacfs.net.threads import InlineThreads, Threads
 from hmacfs.storage.disk import Disk
 from hmacfs.storage.names import SlotPath
+from hmacfs.storage.promises import Unshared
 from hmacfs.storage.space import Reservations
 from hmacfs.storage.store import Store, StoredFile
 from hmacfs.uploads.embedded import EmbeddedUploadState
@@ -37,10 +38,11 @@ from hmacfs.uploads.state import IUploadState, StateUnavailable
 from hmacfs.uploads.upload import Means
 from hmacfs.uploads.uploads import Uploads
 from hmacfs.web.downloads import Downloads
+from hmacfs.web.entrance import Entrance
+from hmacfs.web.mirror import Mirror
 from hmacfs.web.offloading import Offloading
 from hmacfs.web.root import build_root
 from hmacfs.web.site import HmacfsSite
-from hmacfs.web.slots import SlotResource
 from tests.access.vectors import WHEN, hex_mac, jwt
 from tests.net.wire import Answer, MemoryTransport, Wire
 from tests.storage.support import StoreTestCase
@@ -171,6 +173,8 @@ class Server:
         delete_secret: bytes = b"",
         trusted: Iterable[Trusted] = (),
         offloading: Offloading | None = None,
+        interim_responses: str = "auto",
+        state: IUploadState | None = None,
     ) -> None:
         self.clock = clock
         self.entries: list[RequestEntry] = []
@@ -189,14 +193,14 @@ class Server:
         self.indexing = Indexing(store, self.index, clock, threads, clock.seconds, self.metrics)
         database = EmbeddedUploadState(store.own_directory / "state.sqlite", threads, clock, TTL_S, clock.seconds)
         self.stop_state = database.stop
-        self.state = SwitchedState(database)
+        self.state = SwitchedState(state or database)
         means = Means(clock, threads, Retries(retries, 1.0, clock, self.retried.append))
         self.uploads = Uploads(
             store,
             cast(IUploadState, self.state),
             server_key(store.own_directory),
             means,
-            reservations=Reservations(free_bytes or (lambda: 1 << 40), min_free_bytes, clock),
+            reservations=Reservations(free_bytes or (lambda: 1 << 40), min_free_bytes, clock, Unshared()),
             quotas=self._make_quotas(quota_limits or QuotaLimits()),
             now=clock.seconds,
             hash_all=hash_all,
@@ -205,7 +209,7 @@ class Server:
             metrics=self.metrics,
             published=self._note_published,
         )
-        downloads = Downloads(
+        self.downloads = Downloads(
             store,
             clock.seconds,
             stall_s=60.0,
@@ -217,15 +221,28 @@ class Server:
         keyring = Keyring(Secret(SECRET.encode()))
         gate = Gate(keyring, "/".join(upload_sub_dir), accept_v3, clock.seconds, delete_secret)
         deletions = AskedDeletions(store, self._deleting("xmpp-server"), threads, clock.seconds, self.metrics)
-        self.slots = SlotResource(gate, self.uploads, downloads, deletions, threads, max_upload_bytes)
+        self.entrance = Entrance(gate, self.uploads, threads, max_upload_bytes)
+        self.root = build_root(
+            self.entrance,
+            self.uploads,
+            self.downloads,
+            deletions,
+            Mirror(keyring, clock, clock.seconds, self._condition),
+            upload_sub_dir=upload_sub_dir,
+            now=clock.seconds,
+            interim_responses=interim_responses,
+        )
         self.site = HmacfsSite(
-            build_root(self.slots, upload_sub_dir),
+            self.root,
             reactor=clock,
             limits=limits or Limits(),
             addresses=ClientAddresses(trusted),
             access_log=self.entries.append,
             metrics=self.metrics,
         )
+
+    async def _condition(self) -> Mapping[str, object]:
+        return {"failing": {}, "free_bytes": 1000, "redis": None}
 
     def _make_quotas(self, limits: QuotaLimits) -> Quotas:
         return Quotas(
@@ -234,6 +251,8 @@ class Server:
             delete=self._deleting("quota").delete,
             is_kept=lambda _entry, _now: False,
             flush=self.indexing.flush,
+            promises=Unshared(),
+            clock=self.clock,
             threads=self.threads,
             now=self.clock.seconds,
             metrics=self.metrics,

@@ -503,11 +503,17 @@ class MethodTests(ServerTestCase):
     def test_post(self) -> None:
         """Refused when its headers are in: 2 GB of a form are not even read."""
         form = {"Content-Type": "multipart/form-data; boundary=x", **EXPECT}
-        answer = self.refused(request("POST", URL, form, length=2 << 30), 405, "method-not-allowed")
-        self.assertEqual(answer.headers["allow"], "OPTIONS, GET, HEAD, PUT, DELETE")
+        answer = self.refused(request("POST", URL, form, length=2 << 30), 415, "bad-media-type")
+        self.assertEqual(answer.headers["connection"], "close")
+
+    def test_post_of_no_protocol(self) -> None:
+        """What POST and PATCH do here is up to a protocol that the request names."""
+        for method in ("POST", "PATCH"):
+            answer = self.refused(request(method, v(PATH, 16), length=2 << 30), 412, "unsupported-protocol")
+            self.assertEqual(answer.headers["tus-version"], "1.0.0")
 
     def test_other_methods(self) -> None:
-        for method in ("PATCH", "TRACE", "PROPFIND", "put"):
+        for method in ("TRACE", "PROPFIND", "put"):
             self.refused(request(method, URL), 405, "method-not-allowed")
 
     def test_form(self) -> None:
@@ -525,7 +531,7 @@ class MethodTests(ServerTestCase):
         """What Prosody's and ejabberd's proxies ask, and every browser: 204, and which methods there are."""
         answer = self.server.ask(request("OPTIONS", URL))
         self.assertEqual((answer.status, answer.body), (204, b""))
-        self.assertEqual(answer.headers["allow"], "OPTIONS, GET, HEAD, PUT, DELETE")
+        self.assertEqual(answer.headers["allow"], "OPTIONS, GET, HEAD, PUT, POST, PATCH, DELETE")
 
 
 class AgainTests(ServerTestCase):
