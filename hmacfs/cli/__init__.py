@@ -10,6 +10,7 @@ from hmacfs.cli import (
     arguments,
     bans,
     checking,
+    doctor,
     files,
     getting,
     importing,
@@ -39,6 +40,6 @@ def parser() -> argparse.ArgumentParser:
     arguments.of_file(config)
     arguments.add_json(common)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for family in (checking, signing, putting, getting, files, users, bans, keeping, looking, importing):
+    for family in (checking, doctor, signing, putting, getting, files, users, bans, keeping, looking, importing):
         family.add(commands, common)
     return top

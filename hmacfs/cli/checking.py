@@ -9,6 +9,7 @@ from typing import Any
 from hmacfs.access.keys import Secret
 from hmacfs.config import load
 from hmacfs.errors import StartError
+from hmacfs.net.cores import processes
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -25,10 +26,13 @@ def _check_config(options: argparse.Namespace) -> int:
             raise
         print(json.dumps({"valid": False, "faults": str(error).splitlines()[:-1]}))
         return 1
+    number = processes(config.num_cores)
     if options.json:
-        print(json.dumps({"valid": True, "warnings": [*config.warnings], "inactive": [*config.inactive]}))
+        checked = {"warnings": [*config.warnings], "inactive": [*config.inactive], "processes": number}
+        print(json.dumps({"valid": True, **checked}))
         return 0
     for line in (*config.warnings, *config.inactive):
         print(line)
-    print(f"{options.config}: fine. The secret's fingerprint is {Secret(config.secret).fingerprint}.")
+    serve = "1 process serves" if number == 1 else f"{number} processes serve"
+    print(f"{options.config}: fine, {serve} here. The secret's fingerprint is {Secret(config.secret).fingerprint}.")
     return 0

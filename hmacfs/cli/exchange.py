@@ -238,7 +238,7 @@ class Server:
             replaced: Any = wire
             connection.sock = replaced
             with network():
-                connection.putrequest(method, self.url.target)
+                connection.putrequest(method, self.url.target, skip_accept_encoding="Accept-Encoding" in headers)
                 fields = {"Accept": "application/problem+json, */*;q=0.5", "Connection": "close"}
                 for name, value in {**fields, **self.headers, **headers}.items():
                     connection.putheader(name, value)
