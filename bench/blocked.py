@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,11 @@ from attrs import frozen
 
 from bench.asking import Ask
 from bench.asking import __file__ as ASKING
-from bench.load import target
-from bench.servers import SECRET, Server, cpu_seconds, hmacfs
+from bench.processes import cpu_seconds, cpu_since
+from bench.ratios import Spread, ratios
+from bench.servers import Server, hmacfs
+from bench.slots import signed
+from bench.table import ratio, table
 
 SIZE = 100 * 1024
 
@@ -57,22 +59,22 @@ _RATIOS: Sequence[tuple[Case, Case, str]] = (
 )
 
 
-def measure(root: Path, keys: Mapping[str, object], count: int, rounds: int) -> str:
+def measure(root: Path, count: int, rounds: int) -> str:
     """A Markdown section.
 
     :param count: how many files are sent at a time.
     """
-    server = hmacfs("blocked", root, {**keys, "BlockAfterFails": 1, "BlockDuration": "1h"})
+    server = hmacfs("blocked", root, {"BlockAfterFails": 1, "BlockDuration": "1h"})
     try:
-        stored = target(SECRET, SIZE)
-        _send(server, Case("", "PUT", 201, "127.0.0.1", "", True, 1), [Ask("PUT", stored, SIZE, 201)])
+        stored = signed(SIZE)
+        _send(server, Case("", "PUT", 201, "127.0.0.1", "", True, 1), [Ask("PUT", stored.target, SIZE, 201)])
         for source, client in ((_BLOCKED, ""), ("127.0.0.1", _BLOCKED_CLIENT)):
             wrong = Ask("PUT", "/upload/x/y?v=" + "0" * 64, 1, 403)
             _send(server, Case("", "PUT", 403, source, client, True, 1), [wrong])
         costs: dict[Case, list[float]] = {case: [] for case in CASES}
         for turn in range(rounds + 1):
             for case in CASES:
-                cost = _cost(server, case, count * case.share, stored.partition("?")[0])
+                cost = _cost(server, case, count * case.share, stored.path)
                 if turn:  # the first warms up
                     costs[case].append(cost)
     finally:
@@ -82,11 +84,11 @@ def measure(root: Path, keys: Mapping[str, object], count: int, rounds: int) -> 
 
 def _cost(server: Server, case: Case, count: int, path: str) -> float:
     """CPU seconds of one request."""
-    targets = [target(SECRET, SIZE) if case.method == "PUT" else path for _ in range(count)]
+    targets = [signed(SIZE).target if case.method == "PUT" else path for _ in range(count)]
     asks = [Ask(case.method, to, SIZE if case.method == "PUT" else 0, case.status) for to in targets]
     before = cpu_seconds(server.pid)
     _send(server, case, asks)
-    return (cpu_seconds(server.pid) - before) / count
+    return cpu_since(server.pid, before) / count
 
 
 def _send(server: Server, case: Case, asks: Sequence[Ask]) -> None:
@@ -96,15 +98,15 @@ def _send(server: Server, case: Case, asks: Sequence[Ask]) -> None:
 
 
 def _report(costs: Mapping[Case, Sequence[float]]) -> str:
-    lines = ["### A blocked client", "", "| request | CPU µs (median) | min to max |", "| --- | --- | --- |"]
-    for case, measured in costs.items():
-        micros = [1e6 * seconds for seconds in measured]
-        lines.append(f"| {case.name} | {statistics.median(micros):,.0f} | {min(micros):,.0f} to {max(micros):,.0f} |")
-    lines += ["", "| ratio of CPU time | median | min to max | wanted |", "| --- | --- | --- | --- |"]
-    for one, other, wanted in _RATIOS:
-        ratios = [a / b for a, b in zip(costs[one], costs[other], strict=True)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        lines.append(
-            f"| {one.name}, against {other.name} | **{statistics.median(ratios):.2f}** | {spread} | {wanted} |"
-        )
-    return "\n".join([*lines, ""])
+    micros = [(case.name, Spread.of(1e6 * cost for cost in measured)) for case, measured in costs.items()]
+    each = [(name, f"{one.median:,.0f}", f"{one.low:,.0f} to {one.high:,.0f}") for name, one in micros]
+    compared = [
+        (f"{one.name}, against {other.name}", *ratio(ratios(costs[one], costs[other])), wanted)
+        for one, other, wanted in _RATIOS
+    ]
+    return "\n".join(
+        [
+            table(("request", "CPU µs (median)", "min to max"), each),
+            table(("ratio of CPU time", "median", "min to max", "wanted"), compared),
+        ]
+    )

@@ -1,17 +1,15 @@
-"""``python -m bench.index``: what the index costs with a million files.
+"""What the index costs with a million files.
 
-The files are empty but for what an upload says of them, and take an inode each in a temporary directory (``TMPDIR``).
+They are empty but for what an upload says of them, and take an inode each.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 from hmacfs.keeping.index import FILE_NAME, Entry, Index, Schedule
@@ -19,10 +17,6 @@ from hmacfs.keeping.indexing import REST
 from hmacfs.keeping.scan import Scan
 from hmacfs.storage.facts import ATTRIBUTE, Facts
 from hmacfs.storage.store import Store
-
-#: The results stand between these two in docs/benchmarks.md.
-_BEGIN = "<!-- index -->\n"
-_END = "<!-- results -->\n"
 
 _MIB = 1024 * 1024
 _NOW = 1_796_000_000.0
@@ -108,21 +102,10 @@ def run(root: Path, files: int, per_directory: int) -> list[str]:
     return [*table.lines, "", f"The index has {size / _MIB:,.0f} MiB.", ""]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.index", description=__doc__)
-    parser.add_argument("--files", type=int, default=1_000_000)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the results into docs/benchmarks.md")
-    options = parser.parse_args()
-    lines = [f"Measured on {date.today()}. The service rests {REST} times as long as it scans.", ""]
-    for files, per_directory in ((options.files, 1000), (options.files // 10, 1)):
-        with tempfile.TemporaryDirectory(prefix="hmacfs-index-") as directory:
-            lines += run(Path(directory), files, per_directory)
-    if options.write:
-        page = options.write.read_text(encoding="utf-8")
-        head, tail = page.partition(_BEGIN)[0], page.partition(_END)[2]
-        text = "\n".join(["", *lines])
-        options.write.write_text(f"{head}{_BEGIN}{text}\n{_END}{tail}", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def measure(root: Path, files: int) -> str:
+    """A Markdown section. A million files take ten minutes."""
+    lines = [f"The service rests {REST} times as long as it scans.", ""]
+    for count, per_directory in ((files, 1000), (files // 10, 1)):
+        with tempfile.TemporaryDirectory(dir=root) as directory:
+            lines += run(Path(directory), count, per_directory)
+    return "\n".join(lines)

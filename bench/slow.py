@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -13,9 +12,13 @@ from pathlib import Path
 
 from bench.asking import Ask
 from bench.asking import __file__ as ASKING
-from bench.load import target
-from bench.servers import SECRET, Server, cpu_seconds, hmacfs
-from bench.works import MIB, Work, run
+from bench.cells import MIB
+from bench.processes import cpu_seconds
+from bench.ratios import Spread, ratios
+from bench.servers import Server, hmacfs
+from bench.slots import signed
+from bench.table import ratio, table
+from bench.works import Work, run
 
 _LARGE = 16 * MIB
 #: How many descriptors a server has when nobody is there, at most.
@@ -25,12 +28,12 @@ _PATIENCE_S = 60.0
 _SETTLE_S = 5.0
 
 
-def measure(root: Path, keys: Mapping[str, object], works: Sequence[Work], count: int, rounds: int) -> str:
+def measure(root: Path, works: Sequence[Work], count: int, rounds: int) -> str:
     """A Markdown section.
 
     :param count: how many slow clients.
     """
-    server = hmacfs("slow", root, keys)
+    server = hmacfs("slow", root)
     times: dict[tuple[str, bool], list[float]] = {(work.name, beside): [] for work in works for beside in (False, True)}
     idle_cpu: list[float] = []
     try:
@@ -60,10 +63,12 @@ def _round(server: Server, works: Sequence[Work], root: Path, slow: int) -> tupl
 
 
 def _store_large_file(server: Server) -> str:
-    to = target(SECRET, _LARGE)
+    slot = signed(_LARGE)
     argv = [sys.executable, ASKING, str(server.port), "127.0.0.1", "", "fresh"]
-    subprocess.run(argv, check=True, input=str(Ask("PUT", to, _LARGE, 201)), text=True, stdout=subprocess.DEVNULL)
-    return to.partition("?")[0]
+    subprocess.run(
+        argv, check=True, input=str(Ask("PUT", slot.target, _LARGE, 201)), text=True, stdout=subprocess.DEVNULL
+    )
+    return slot.path
 
 
 @contextmanager
@@ -72,9 +77,8 @@ def _slow_clients(server: Server, count: int, path: str) -> Iterator[None]:
     if not count:
         yield
         return
-    argv = [sys.executable, "-m", "bench.slowly", str(server.port), str(count), path, SECRET]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    argv = [sys.executable, "-m", "bench.slowly", str(server.port), str(count), path]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
@@ -92,24 +96,16 @@ def _slow_clients(server: Server, count: int, path: str) -> Iterator[None]:
 def _report(
     works: Sequence[Work], times: Mapping[tuple[str, bool], Sequence[float]], count: int, idle_cpu: Sequence[float]
 ) -> str:
-    lines = [
-        f"### Beside {count:,} slow clients",
-        "",
-        f"Five seconds after they have come they alone take {100 * statistics.median(idle_cpu):.0f} % of a core.",
-        "",
-        "| upload | alone (median) | beside them | ratio of throughput | min to max | wanted |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for work in works:
         alone, beside = times[work.name, False], times[work.name, True]
-        ratios = [a / b for a, b in zip(alone, beside, strict=True)]
-        cells = (
-            work.name,
-            work.rate(statistics.median(alone)),
-            work.rate(statistics.median(beside)),
-            f"**{statistics.median(ratios):.2f}**",
-            f"{min(ratios):.2f} to {max(ratios):.2f}",
-            "≥ 0.90",
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+        rates = (work.rate(Spread.of(alone).median), work.rate(Spread.of(beside).median))
+        rows.append((work.name, *rates, *ratio(ratios(alone, beside)), "≥ 0.90"))
+    return "\n".join(
+        [
+            f"{count:,} slow clients. Five seconds after they have come they alone take"
+            f" {100 * Spread.of(idle_cpu).median:.0f} % of a core.",
+            "",
+            table(("upload", "alone (median)", "beside them", "ratio of throughput", "min to max", "wanted"), rows),
+        ]
+    )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from itertools import count as count_from
 
-from bench.load import target
+from bench.slots import signed
 
 #: Everybody does something once in so many seconds.
 _EVERY_S = 5
@@ -79,7 +79,7 @@ def _is_readable(connection: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def main(port: int, count: int, path: str, secret: str) -> None:
+def main(port: int, count: int, path: str) -> None:
     """
     :param path: of a large file.
     """
@@ -87,7 +87,7 @@ def main(port: int, count: int, path: str, secret: str) -> None:
 
     def put() -> bytes:
         return (
-            f"PUT {target(secret, _BODY_SIZE)} HTTP/1.1\r\nHost: bench\r\nContent-Length: {_BODY_SIZE}\r\n\r\n".encode()
+            f"PUT {signed(_BODY_SIZE).target} HTTP/1.1\r\nHost: bench\r\nContent-Length: {_BODY_SIZE}\r\n\r\n".encode()
         )
 
     kinds: tuple[tuple[Callable[[], bytes], Callable[[socket.socket], object]], ...] = (
@@ -107,4 +107,4 @@ def main(port: int, count: int, path: str, secret: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

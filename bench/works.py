@@ -1,18 +1,16 @@
-"""What servers are asked to do: files to take, as many at a time."""
+"""What a single server is asked to take: files, as many at a time."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from attrs import frozen
 
-from bench.load import __file__ as LOAD
-from bench.servers import SECRET, Server, cpu_seconds
-
-MIB = 1024 * 1024
+from bench import load
+from bench.cells import MIB
+from bench.processes import cpu_seconds
+from bench.servers import Server
 
 
 @frozen
@@ -32,16 +30,22 @@ class Work:
     def make_source(self, root: Path) -> Path:
         """The file that is sent."""
         source = root / "source"
-        block = os.urandom(min(self.size, MIB))
-        source.write_bytes(block * max(1, self.size // MIB))
+        write_source(source, self.size)
         return source
+
+
+def write_source(path: Path, size: int) -> None:
+    """A file to be sent, of a mebibyte that nobody can compress, again and again."""
+    block = os.urandom(min(size, MIB))
+    with path.open("wb") as source:
+        for _ in range(max(1, size // MIB)):
+            source.write(block)
 
 
 def run(server: Server, work: Work, source: Path) -> tuple[float, float]:
     """Wall seconds of the load, and CPU seconds of the server."""
     server.clean()
-    secret = "" if server.name == "plain" else SECRET
+    slots = server.slots(work.count, work.size)
     before = cpu_seconds(server.pid)
-    argv = [sys.executable, LOAD, str(server.port), str(source), str(work.count), str(work.connections), secret]
-    seconds = float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+    seconds = load.run(server.port, "PUT", slots, source, work.connections)
     return seconds, cpu_seconds(server.pid) - before
