@@ -83,7 +83,7 @@ deb-test: $(if $(RELEASE),$(TXREDISAPI),deb)
 		$(if $(RELEASE),--release $(RELEASE) --build $(TXREDISAPI),dist/deb/*.deb)
 
 clean:
-	rm -rf $(VENV) .venv-debian .venv-24.11 build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-debian .venv-24.11 build dist *.egg-info _trial_temp* .hypothesis .node .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
 

@@ -58,11 +58,7 @@ _MIB = 1024 * _KIB
 #: that is there leaves this table.
 MISSING_FEATURES: Mapping[str, tuple[str, ...]] = {
     "rotation of the secret": ("ReaskSecretEnabled", "ReaskSecretInterval", "SecretGracePeriod"),
-    "worker processes": ("NumCores",),
 }
-
-#: What switches off a key of MISSING_FEATURES, where it is another value than 0, false or the empty string.
-_OFF = {"NumCores": 1}
 
 
 @frozen
@@ -115,6 +111,7 @@ class Config:
     :ivar upload_sub_dir: the segments of the URL path below which the slots are, decoded; none for the root.
     :ivar max_upload_bytes: the largest file to take; ``None`` for any.
     :ivar min_free_bytes: what must stay free on the store's file system.
+    :ivar durability: ``fsync``: what is answered with 201 survives a power loss; ``none``: it need not.
     :ivar checksum_verification: whether every upload is hashed; if not, only those whose request states a digest.
 
     :ivar log_level: ``debug``, ``info``, ``warn`` or ``error``.
@@ -134,6 +131,8 @@ class Config:
     :ivar retry_delay_s: between two tries.
     :ivar get_retries: whether GET is retried likewise.
     :ivar session_ttl_s: how long an unfinished upload can be resumed after its last byte.
+    :ivar interim_responses: whether clients of the IETF's resumable uploads hear of them by 104; ``auto`` for those
+        without a proxy in between.
 
     :ivar redis: where upload state and bans are; ``None`` for the embedded store.
     :ivar redis_username: empty for Redis' default user.
@@ -169,7 +168,8 @@ class Config:
     :ivar sendfile_header: by which header a proxy is told to send a file; empty for none.
     :ivar sendfile_prefix: the URL path below which nginx has the store, for itself alone.
 
-    :ivar num_cores: the number of worker processes, or ``auto``.
+    :ivar num_cores: the number of processes that serve, or ``auto``.
+    :ivar shutdown_grace_s: how long requests in progress may take to end when hmacfs stops.
     """
 
     path: Path = field(factory=Path)
@@ -194,6 +194,7 @@ class Config:
     upload_sub_dir: tuple[str, ...] = _key("UploadSubDir", "upload", values.url_prefix)
     max_upload_bytes: int | None = _key("MaxUploadSize", "1GiB", values.limit)
     min_free_bytes: int = _key("MinFreeSpace", "100MiB", values.size())
+    durability: str = _key("Durability", "fsync", values.choice("fsync", "none"))
     checksum_verification: bool = _key("ChecksumVerification", True, values.boolean)
 
     log_level: str = _key("LogLevel", "info", values.choice("debug", "info", "warn", "error", warning="warn"))
@@ -213,6 +214,7 @@ class Config:
     retry_delay_s: float = _key("RetryDelay", 2, values.duration(most_s=HOUR_S))
     get_retries: bool = _key("EnableGetRetries", True, values.boolean)
     session_ttl_s: float = _key("SessionTTL", "24h", values.duration(least_s=1))
+    interim_responses: str = _key("InterimResponses", "auto", values.choice("auto", "on", "off"))
 
     redis: RedisAddress | None = _key("RedisAddr", "", addresses.redis_address)
     redis_username: str = _key("RedisUsername", "", values.text)
@@ -249,6 +251,18 @@ class Config:
     sendfile_prefix: str = _key("SendfilePrefix", "/protected/", values.location)
 
     num_cores: int | Literal["auto"] = _key("NumCores", "auto", values.cores)
+    shutdown_grace_s: float = _key("ShutdownGrace", "30s", values.duration(most_s=HOUR_S))
+
+    def retaining(self, names: Iterable[str], old: Config) -> tuple[Config, tuple[str, ...]]:
+        """What comes of this configuration where some keys can't change.
+
+        :param names: of these keys.
+        :param old: has their values.
+        :return: this configuration with those values, and which of *names* differ here.
+        """
+        olds = {name: getattr(old, _ATTRIBUTES[name]) for name in names}
+        differing = tuple(name for name in olds if getattr(self, _ATTRIBUTES[name]) != olds[name])
+        return attrs.evolve(self, **{_ATTRIBUTES[name]: olds[name] for name in olds}), differing
 
 
 _ATTRIBUTES: Mapping[str, str] = {
@@ -311,6 +325,7 @@ class _Reading:
         self._check_delete_secret()
         self._check_sendfile()
         self._check_pointless()
+        self._check_durability()
         self._check_rules()
         if self._faults:
             raise ConfigError(self._noted(self._faults))
@@ -419,6 +434,10 @@ class _Reading:
         if header and not self._values["TrustedProxies"]:
             self._warn("SendfileHeader", "has no effect, as TrustedProxies is empty")
 
+    def _check_durability(self) -> None:
+        if self._values["Durability"] == "none":
+            self._warn("Durability", "a power loss can cost files whose upload was answered with 201")
+
     def _check_rules(self) -> None:
         slots = "".join(f"{each}/" for each in self._values["UploadSubDir"])
         for number, rule in enumerate(self._values["RetentionRules"], start=1):
@@ -452,7 +471,7 @@ class _Reading:
             (self._lines[name], f"{self._shown(name)}: accepted, but this version of hmacfs has no {feature} yet")
             for feature, names in MISSING_FEATURES.items()
             for name in names
-            if name in self._written and self._written[name] not in (False, "", _OFF.get(name, 0))
+            if name in self._written and self._written[name] not in (False, "", 0)
         ]
 
     # -- Saying so

@@ -226,6 +226,7 @@ class FileSink(Sink):
 
     :param key: of the configuration, by which messages name the file.
     :param owner: user and group of a file that is made here; ``None`` for our own.
+    :param opened: a descriptor of the file, where it is open already: who may write to it need not be able to open it.
     :raises StartError: when the file can't be had.
     """
 
@@ -237,15 +238,21 @@ class FileSink(Sink):
         *,
         key: str = "LogFile",
         owner: tuple[int, int] | None = None,
+        opened: int | None = None,
     ) -> None:
         try:
-            fd = _open_log(path, owner)
+            fd = _open_log(path, owner) if opened is None else opened
         except OSError as error:
             raise StartError(f"{key} {path}: {_advice(path, error)}") from error
         super().__init__(fd, f"{key} {path}", clock, stderr)
         self._path = path
         self._owner = owner
         self._looked_at = clock()
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        return self._fd
 
     def write(self, line: str) -> None:
         now = self._clock()
@@ -370,6 +377,7 @@ class Logs:
     :param level: one of :data:`LEVELS`.
     :param file: ``None`` for standard output.
     :param form: ``text`` or ``json``.
+    :param opened: a descriptor of *file*, if another process has opened it for this one.
     :param stdout: the descriptor of standard output.
     :param now: seconds since the epoch.
     :param clock: seconds, monotonic.
@@ -382,11 +390,13 @@ class Logs:
         file: Path | None,
         form: str,
         *,
+        opened: int | None = None,
         stdout: int = _STDOUT,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sink = Sink(stdout, "standard output") if file is None else FileSink(file)
+        self._file = None if file is None else FileSink(file, opened=opened)
+        self._sink = self._file or Sink(stdout, "standard output")
         self._form = _Json(now) if form == "json" else _Text(now, in_journal=file is None and _is_journal(stdout))
         self._requests = LEVELS.index(level) <= LEVELS.index("info")
         lowest = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
@@ -399,6 +409,16 @@ class Logs:
     def lost(self) -> int:
         """How many lines could not be written."""
         return self._sink.lost
+
+    @property
+    def file_fd(self) -> int | None:
+        """The descriptor of the log file, if there is one."""
+        return None if self._file is None else self._file.fd
+
+    def close(self) -> None:
+        """The end of it: nothing may be written afterwards."""
+        if self._file is not None:
+            self._file.close()
 
     def request(self, entry: RequestEntry) -> None:
         """Log one request, at level ``info``. Not by way of events: that takes as long as answering a small GET does."""

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from math import ceil
 from typing import Any
 
 from twisted.application.service import IServiceCollection, MultiService
@@ -17,6 +18,7 @@ from twisted.python.threadpool import ThreadPool
 
 from hmacfs import __version__
 from hmacfs.access.addresses import ClientAddresses
+from hmacfs.access.keys import Keyring, Secret
 from hmacfs.access.scopes import Scopes
 from hmacfs.config import Config, Listen
 from hmacfs.errors import StartError
@@ -26,9 +28,12 @@ from hmacfs.net.admission import Connections, RequestsInProgress
 from hmacfs.net.descriptors import PER_CONNECTION, affordable_connections, raise_limit
 from hmacfs.net.limits import Limits
 from hmacfs.net.listening import CannotListen, Listener
+from hmacfs.net.orders import Supervisor
 from hmacfs.net.sweeps import Sweeps
+from hmacfs.net.systemd import Notifier
 from hmacfs.net.threads import Threads
 from hmacfs.net.wheel import Wheel
+from hmacfs.seat import Seat
 from hmacfs.serving import Serving
 from hmacfs.web.answers import ALWAYS, EVERYWHERE
 from hmacfs.web.base import Nothing
@@ -42,6 +47,9 @@ _THREADS = 16
 #: closes second never closes on a request that is under way.
 _IDLE_TIMEOUT_S = 75.0
 
+#: How often it is looked whether the requests in progress have ended, when we are to leave, in seconds.
+_LOOK_EVERY_S = 0.1
+
 #: How often, and after how many seconds each, connections are looked after when we stop.
 _FAREWELL_TURNS = 50
 _FAREWELL_TURN_S = 0.02
@@ -53,21 +61,30 @@ _LINGER_BYTES = 1024 * 1024 * 1024
 
 
 class HmacfsService(MultiService):
-    """All of hmacfs in one process.
+    """All that serves in one process: all of hmacfs, or one of several workers.
 
     What may go wrong when it starts ends the process with status 1 and a sentence.
 
     :param reactor: the real one.
+    :param seat: what a worker has from its supervisor; ``None`` if there is none.
+    :param supervisor: whom a worker reports to.
     """
 
     _log = Logger()
 
-    def __init__(self, config: Config, reactor: Any) -> None:
+    def __init__(
+        self, config: Config, reactor: Any, seat: Seat | None = None, supervisor: Supervisor | None = None
+    ) -> None:
         super().__init__()
         self._config = config
         self._reactor = reactor
-        self._logs = Logs(config.log_level, config.log_file, config.log_format)
-        self._metrics = Metrics()
+        self._seat = seat
+        self._supervisor = supervisor
+        self._keyring = Keyring(Secret(config.secret)) if seat is None else seat.keyring
+        self._logs = Logs(
+            config.log_level, config.log_file, config.log_format, opened=None if seat is None else seat.log
+        )
+        self._metrics = Metrics(sharing=None if seat is None else seat.sharing)
         self._pool = ThreadPool(minthreads=1, maxthreads=_THREADS, name="hmacfs")
         self._threads = Threads(reactor, self._pool)
         self._sweeps = Sweeps(reactor)
@@ -75,7 +92,10 @@ class HmacfsService(MultiService):
         self._addresses = ClientAddresses(config.trusted_proxies)
         self._scopes = Scopes(self._addresses, config.ban_prefix_v6)
         self._wheel = Wheel(reactor)
-        self._connections = Connections(config.max_connections, config.max_connections_per_ip, self._scopes.of_peer)
+        processes = 1 if seat is None else seat.workers
+        self._connections = Connections(
+            ceil(config.max_connections / processes), config.max_connections_per_ip, self._scopes.of_peer
+        )
         # Scrapes and probes are not what the metrics, the log and the limits are about.
         self._site = self._make_site(
             self._metrics,
@@ -85,13 +105,22 @@ class HmacfsService(MultiService):
             in_progress=RequestsInProgress(config.max_connections_per_ip),
         )
         # Nor are they for the pages of other origins, in the browser of somebody who can reach that port.
-        self._status_site = self._make_site(Metrics(), lambda _entry: None, EVERYWHERE)
-        self._listen(config.listen, self._site)
+        self._status_site = self._make_site(None, lambda _entry: None, EVERYWHERE)
+        sockets = None if seat is None else iter(seat.sockets)
+        self._listen(config.listen, self._site, sockets)
         if config.metrics_enabled:
-            self._listen(config.metrics_listen, self._status_site)
+            self._listen(config.metrics_listen, self._status_site, sockets)
+        self._is_leaving = False
+        self._is_stopping = False
+        self._is_in_a_hurry = False
         self._metrics.watch(self._metrics.goroutines, self._units_of_work)
         self._metrics.watch(self._metrics.connections, lambda: len(self._connections))
         self._metrics.watch(self._metrics.log_lines_lost, lambda: self._logs.lost)
+
+    @property
+    def observer(self) -> ILogObserver:
+        """What events are logged by."""
+        return self._logs.observer
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Called by twistd with the application, before logging begins."""
@@ -103,13 +132,23 @@ class HmacfsService(MultiService):
             super().privilegedStartService()
 
     def startService(self) -> None:
-        self._replaced_handler = signal.signal(signal.SIGHUP, self._hung_up)
-        for line in (*self._config.warnings, *self._config.inactive):
-            self._log.warn("{line}", line=line)
+        self._replaced_handlers = {signal.SIGHUP: signal.signal(signal.SIGHUP, self._hung_up)}
+        # The environment of a worker is rid of what it would have to say: its supervisor does.
+        self._notifier = Notifier.from_environment(os.environ, os.getpid(), self._reactor)
+        if self._supervisor is None:
+            for line in (*self._config.warnings, *self._config.inactive):
+                self._log.warn("{line}", line=line)
         self._fit_connections(raise_limit())
         with _ends_with_a_sentence():
             self._serving = Serving(
-                self._config, self._reactor, self._threads, self._metrics, self._addresses, self._scopes
+                self._config,
+                self._reactor,
+                self._threads,
+                self._metrics,
+                self._addresses,
+                self._scopes,
+                self._keyring,
+                None if self._seat is None else self._seat.sharing,
             )
             self._site.resource = self._serving.root
             self._site.door.bans = self._serving.bans
@@ -136,18 +175,40 @@ class HmacfsService(MultiService):
         Deferred.fromCoroutine(serving.start(self._sweeps)).addCallbacks(self._ready, self._cannot_start)
 
     def _cannot_start(self, failure: Failure) -> None:
-        self._log.critical("hmacfs can't start: {error}", error=failure.value)
+        if self._supervisor is None:
+            self._log.critical("hmacfs can't start: {error}", error=failure.value)
+        else:
+            self._supervisor.failed(f"hmacfs can't start: {failure.value}")
         # twistd ends with status 0 whenever the reactor is stopped, and by then it runs.
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         self._reactor.stop()
 
     def _ready(self, _: None) -> None:
+        if self._supervisor is not None:
+            self._supervisor.ready()
+            return
         places = ", ".join(service.describe() for service in self if isinstance(service, Listener))
         self._log.info("hmacfs {version} listens at {places}", version=__version__, places=places)
+        self._notifier.ready(f"listens at {places}")
 
     def stopService(self) -> Deferred[None]:
-        signal.signal(signal.SIGHUP, self._replaced_handler)
+        # The reactor's own handlers would complain that it is stopping already.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._replaced_handlers[number] = signal.signal(number, self._told_again)
         return Deferred.fromCoroutine(self._stop())
+
+    def retire(self) -> None:
+        """Stop, when the last connection is gone. No new ones are taken, and none gets a second answer from now on."""
+        Deferred.fromCoroutine(self._retire()).addErrback(lambda failure: self._log.failure("retire failed", failure))
+
+    def hurry(self) -> None:
+        """Stop without waiting any longer, if we are stopping."""
+        self._is_in_a_hurry = True
+
+    def _told_again(self, _signal: int, _frame: object) -> None:
+        """Of somebody who doesn't want to wait."""
+        self.hurry()
 
     def _hung_up(self, _signal: int, _frame: object) -> None:
         """SIGHUP, which ends a process that doesn't know it: whoever sends it has rotated the log."""
@@ -158,16 +219,50 @@ class HmacfsService(MultiService):
         if self._serving is not None:
             self._serving.reopen()
 
-    async def _stop(self) -> None:
+    async def _retire(self) -> None:
+        await self._begin_to_leave()
+        while self._site.channels or self._status_site.channels:
+            if self._is_stopping:
+                return
+            await deferLater(self._reactor, _LOOK_EVERY_S, lambda: None)
+        self._reactor.stop()
+
+    async def _begin_to_leave(self) -> None:
+        """Take no connections any more, nor requests after those in progress."""
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        for site in (self._site, self._status_site):
+            site.isLeaving = True
         await super().stopService()
         if self._serving is not None:
-            self._serving.halt()
+            await self._serving.hand_over()
+
+    async def _let_requests_end(self) -> None:
+        """Wait for those in progress, for a while."""
+        until = self._reactor.seconds() + self._config.shutdown_grace_s
+        for site in (self._site, self._status_site):
+            site.closeIdle()
+        while self._reactor.seconds() < until and not self._is_in_a_hurry:
+            if not self._site.owing and not self._status_site.owing:
+                return
+            await deferLater(self._reactor, _LOOK_EVERY_S, lambda: None)
+
+    async def _stop(self) -> None:
+        self._is_stopping = True
+        self._notifier.stopping("lets requests in progress end")
+        await self._begin_to_leave()
+        await self._let_requests_end()
         await self._sweeps.stop()
         if self._serving is not None:
             await self._serving.stop()
         await self._close_connections()
         self._pool.stop()
-        self._log.info("hmacfs has stopped")
+        self._notifier.close()
+        if self._supervisor is None:
+            self._log.info("hmacfs has stopped")
+        for number, handler in self._replaced_handlers.items():
+            signal.signal(number, handler)
 
     async def _close_connections(self) -> None:
         """Close them all; what uploads that were stopped are told gets the time to go out."""
@@ -182,7 +277,7 @@ class HmacfsService(MultiService):
 
     def _make_site(
         self,
-        metrics: Metrics,
+        metrics: Metrics | None,
         access_log: Callable[[RequestEntry], None],
         always: Iterable[tuple[str, str]],
         *,
@@ -212,12 +307,18 @@ class HmacfsService(MultiService):
             scopes=self._scopes,
         )
 
-    def _listen(self, places: tuple[Listen, ...], site: HmacfsSite) -> None:
+    def _listen(self, places: tuple[Listen, ...], site: HmacfsSite, sockets: Iterator[tuple[int, ...]] | None) -> None:
+        """
+        :param sockets: descriptors, for one place after the other, where a supervisor has opened them.
+        """
         for place in places:
-            Listener(self._reactor, place.endpoint, site, place.name, place.fallback).setServiceParent(self)
+            inherited = None if sockets is None else next(sockets)
+            listener = Listener(self._reactor, place.endpoint, site, place.name, place.fallback, inherited)
+            listener.setServiceParent(self)
 
     def _units_of_work(self) -> int:
-        return self._site.in_flight + self._threads.busy + self._sweeps.running
+        swept_for_all = 0 if self._serving is None else self._serving.sweeping
+        return self._site.in_flight + self._threads.busy + self._sweeps.running + swept_for_all
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from hmacfs.access.banstate import IBanState, Policy
 from hmacfs.access.embeddedbans import FILE_NAME as BANS_FILE_NAME
 from hmacfs.access.embeddedbans import EmbeddedBanState
 from hmacfs.access.gate import Gate
-from hmacfs.access.keys import Keyring, Secret
+from hmacfs.access.keys import Keyring
 from hmacfs.access.redisbans import RedisBanState
 from hmacfs.access.scopes import Scopes
 from hmacfs.config import Config, RedisAddress
@@ -26,10 +26,13 @@ from hmacfs.keeping.indexing import Indexing
 from hmacfs.keeping.quotas import QuotaLimits, Quotas
 from hmacfs.keeping.report import Report
 from hmacfs.keeping.retention import Retention, RetentionSweeps, policy_of
-from hmacfs.metrics import Metrics
+from hmacfs.metrics import Metrics, Sharing
+from hmacfs.net.leadership import STAND_EVERY_S, Leadership
 from hmacfs.net.redislink import RedisLink
 from hmacfs.net.sweeps import Sweeps
 from hmacfs.net.threads import Threads
+from hmacfs.storage.disk import Disk, UnsyncedDisk
+from hmacfs.storage.promises import IPromises, SharedPromises, Unshared
 from hmacfs.storage.space import Reservations
 from hmacfs.storage.store import Store
 from hmacfs.storage.watch import LOOK_EVERY_S, Watch
@@ -42,15 +45,23 @@ from hmacfs.uploads.state import IUploadState, StateUnavailable, Status
 from hmacfs.uploads.upload import Means
 from hmacfs.uploads.uploads import Uploads
 from hmacfs.web.downloads import Downloads
+from hmacfs.web.entrance import Entrance
+from hmacfs.web.mirror import Mirror
 from hmacfs.web.offloading import ACCEL_REDIRECT, Offloading
 from hmacfs.web.root import build_root
-from hmacfs.web.slots import SlotResource
 
 _EXPIRE_EVERY_S = 60.0
 _BANS_EVERY_S = 1.0
+_SHARED_EVERY_S = 1.0
 _PURGE_BANS_EVERY_S = 60.0
 _INDEX_EVERY_S = 60.0
 _RECONCILE_EVERY_S = 86_400.0
+
+#: In .hmacfs/: locked by the process that sweeps for all that share the store.
+_LOCK = "sweeps.lock"
+
+#: Where the processes of a service share what they tell each other of their uploads.
+_PROMISES = "promises"
 
 
 class Serving:
@@ -60,6 +71,8 @@ class Serving:
 
     :param addresses: says who sent a request.
     :param scopes: says whom failures are counted for.
+    :param keyring: what slots may be signed with.
+    :param sharing: with which other processes of the service what is told them; ``None`` for one that serves alone.
     :ivar root: the resource tree.
     :ivar bans: who is blocked or banned.
     """
@@ -74,12 +87,16 @@ class Serving:
         metrics: Metrics,
         addresses: ClientAddresses,
         scopes: Scopes,
+        keyring: Keyring,
+        sharing: Sharing | None = None,
     ) -> None:
+        self._reactor = reactor
         self._threads = threads
         self._addresses = addresses
         self._metrics = metrics
         self._config = config
-        self._store = Store.open(config.store_dir)
+        self._promises: IPromises = Unshared() if sharing is None else _share(sharing, reactor)
+        self._store = Store.open(config.store_dir, Disk() if config.durability == "fsync" else UnsyncedDisk())
         self._index = Index(self._store.own_directory / FILE_NAME)
         self._indexing = Indexing(self._store, self._index, reactor, threads, time.time, metrics)
         self._report = Report(config.report_file)
@@ -110,7 +127,7 @@ class Serving:
             self._state,
             key,
             Means(reactor, threads, retries),
-            reservations=Reservations(self._store.free_bytes, config.min_free_bytes, reactor),
+            reservations=Reservations(self._store.free_bytes, config.min_free_bytes, reactor, self._promises),
             quotas=self._make_quotas(config),
             now=time.time,
             hash_all=config.checksum_verification,
@@ -120,8 +137,10 @@ class Serving:
             metrics=metrics,
             published=lambda path, _stored: self._indexing.changed(path),
         )
+        self._once = Sweeps(reactor)
+        self._leadership = Leadership(self._store.own_directory / _LOCK, self._begin_to_lead, threads)
         self._janitor = Janitor(self._store, self._state, key, threads, time.time, config.session_ttl_s, metrics)
-        self.root = self._make_root(config, reactor, retries)
+        self.root = self._make_root(config, reactor, retries, keyring)
 
     async def start(self, sweeps: Sweeps) -> None:
         """Open the state store, and begin what is done again and again.
@@ -134,25 +153,41 @@ class Serving:
                 store=self._config.store_dir,
             )
         self._watch()
+        if self._metrics.are_shared:
+            sweeps.start("the sharing of metrics", _SHARED_EVERY_S, self._share_metrics)
         if self._link is not None:
             await start_link(self._link)
         await self._state.start()
         await self.bans.start()
         await self._threads.run(self._store.sweep_going)
         await self._indexing.start()
-        sweeps.start("retention", self._config.retention_interval_s, self._retention.sweep)
-        sweeps.start("the index of stored files", _INDEX_EVERY_S, self._indexing.look_after)
+        shown_every_s = _SHARED_EVERY_S if self._metrics.are_shared else _INDEX_EVERY_S
+        sweeps.start("the index of stored files", shown_every_s, self._indexing.look)
         sweeps.start("the end of blocks and bans", _BANS_EVERY_S, self.bans.turn)
-        sweeps.start("the removal of old failures", _PURGE_BANS_EVERY_S, self.bans.purge)
-        sweeps.start("the removal of expired uploads", _EXPIRE_EVERY_S, self._janitor.expire)
         sweeps.start("the watch over StoreDir", LOOK_EVERY_S, self._watch_over_store.look)
         sweeps.start("the count of uploads", _EXPIRE_EVERY_S, self._count_sessions)
-        sweeps.start("the search for orphans", _RECONCILE_EVERY_S, self._janitor.reconcile)
+        sweeps.start("the choice of who sweeps", STAND_EVERY_S, self._leadership.stand)
 
-    def halt(self) -> None:
-        """Let long work in the background come to its end."""
+    def _begin_to_lead(self) -> None:
+        """What one process does for all that share the store."""
+        start = self._once.start
+        start("retention", self._config.retention_interval_s, self._retention.sweep)
+        start("the scan of stored files", _INDEX_EVERY_S, self._indexing.look_after)
+        start("the removal of old failures", _PURGE_BANS_EVERY_S, self.bans.purge)
+        start("the removal of expired uploads", _EXPIRE_EVERY_S, self._janitor.expire)
+        start("the search for orphans", _RECONCILE_EVERY_S, self._janitor.reconcile)
+
+    @property
+    def sweeping(self) -> int:
+        """How many of the sweeps that are one process' are at work here."""
+        return self._once.running
+
+    async def hand_over(self) -> None:
+        """Leave to another process what one does for all, now and for good. This one may go on serving."""
+        self._leadership.resign()
         self._indexing.halt()
         self._retention.halt()
+        await self._once.stop()
 
     def reopen(self) -> None:
         """Take files that were rotated away anew."""
@@ -168,6 +203,7 @@ class Serving:
             await self._link.stop()
         self._store.close()
         self._report.close()
+        self._promises.close()
 
     async def failing(self) -> Mapping[str, str]:
         """What keeps us from taking an upload, by what it is about."""
@@ -180,8 +216,13 @@ class Serving:
             failing["storage"] = error.strerror or str(error)
         return failing
 
-    def _make_root(self, config: Config, reactor: Any, retries: Retries) -> Any:
-        keyring, prefix = Keyring(Secret(config.secret)), "/".join(config.upload_sub_dir)
+    async def _condition(self) -> Mapping[str, object]:
+        """How the server is, for the operator who asks from outside."""
+        redis = self._state.available if isinstance(self._state, RedisUploadState) else None
+        return {"failing": await self.failing(), "free_bytes": self._store.free_bytes(), "redis": redis}
+
+    def _make_root(self, config: Config, reactor: Any, retries: Retries, keyring: Keyring) -> Any:
+        prefix = "/".join(config.upload_sub_dir)
         gate = Gate(keyring, prefix, config.accept_v3, time.time, config.delete_secret.encode())
         downloads = Downloads(
             self._store,
@@ -193,8 +234,18 @@ class Serving:
             offloading=_make_offloading(config, self._addresses),
         )
         deletions = AskedDeletions(self._store, self._deleting("xmpp-server"), self._threads, time.time, self._metrics)
-        slots = SlotResource(gate, self._uploads, downloads, deletions, self._threads, config.max_upload_bytes)
-        return build_root(slots, config.upload_sub_dir)
+        entrance = Entrance(gate, self._uploads, self._threads, config.max_upload_bytes)
+        mirror = Mirror(keyring, reactor, time.time, self._condition)
+        return build_root(
+            entrance,
+            self._uploads,
+            downloads,
+            deletions,
+            mirror,
+            upload_sub_dir=config.upload_sub_dir,
+            now=time.time,
+            interim_responses=config.interim_responses,
+        )
 
     def _make_quotas(self, config: Config) -> Quotas:
         limits = QuotaLimits(
@@ -209,6 +260,8 @@ class Serving:
             delete=self._deleting("quota").delete,
             is_kept=policy_of(config).without_grace().is_spared,
             flush=self._indexing.flush,
+            promises=self._promises,
+            clock=self._reactor,
             threads=self._threads,
             now=time.time,
             metrics=self._metrics,
@@ -227,6 +280,9 @@ class Serving:
             metrics.watch(metrics.redis_up, lambda: int(state.available))
             metrics.watch(metrics.redis_round_trip_seconds, lambda: state.round_trip_s or 0.0)
 
+    async def _share_metrics(self) -> None:
+        self._metrics.publish()
+
     def _count_retry(self, step: str) -> None:
         self._metrics.retries.labels(step).inc()
 
@@ -236,6 +292,15 @@ class Serving:
         except StateUnavailable:
             return
         self._metrics.sessions_active.set(counts.get(Status.ACTIVE, 0))
+
+
+def _share(sharing: Sharing, reactor: Any) -> IPromises:
+    directory = sharing.directory / _PROMISES
+    try:
+        promises: IPromises = SharedPromises(directory, sharing.name, reactor)
+    except OSError as error:
+        raise StartError(f"The worker can't use {directory}: {error.strerror or error}.") from error
+    return promises
 
 
 def redis_link(config: Config, reactor: Any, address: RedisAddress) -> RedisLink:

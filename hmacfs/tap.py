@@ -10,6 +10,7 @@ from twisted.python import usage
 
 from hmacfs.config import Config, load
 from hmacfs.errors import StartError
+from hmacfs.net.cores import processes
 
 
 class Options(usage.Options):
@@ -37,13 +38,24 @@ def makeService(options: Options) -> IService:
     """What twistd calls."""
     from twisted.internet import reactor
 
-    from hmacfs.service import HmacfsService
-
     typed: Any = reactor
     # Its timers would go by the clock on the wall. When somebody sets that, all of them would be due at once, or for days
     # none.
     typed.seconds = time.monotonic
     try:
-        return HmacfsService(options.config, typed)
+        return _service(options.config, typed)
     except StartError as error:
         raise SystemExit(f"hmacfs: {error}") from None
+
+
+def _service(config: Config, reactor: Any) -> IService:
+    """For one process, or for several."""
+    number = processes(config.num_cores)
+    if number == 1:
+        from hmacfs.service import HmacfsService
+
+        return HmacfsService(config, reactor)
+    # It does without all that serves.
+    from hmacfs.supervising import SupervisorService
+
+    return SupervisorService(config, reactor, number)

@@ -15,6 +15,7 @@ OLD_END = (
     "python3-aiodns",
     "python3-aiohttp",
     "python3-attr",
+    "python3-h11",
     "python3-hypothesis",
     "python3-jwt",
     "python3-openssl",
@@ -22,13 +23,21 @@ OLD_END = (
     "python3-pyasn1-modules",
     "python3-rich",
     "python3-service-identity",
+    "python3-tuspy",
     "python3-twisted",
     "python3-venv",
 )
 NOT_IN_DEBIAN = ("http-sf", "slixmpp>=1.10", "typing-extensions>=4.6", "txredisapi")
 """What pip brings, without dependencies. Debian 12 has slixmpp, whose discovery fails on its Python, and too old a
 typing-extensions for http-sf, beside which our own reader of such fields is tested."""
-SERVICES = {"ejabberd": "ejabberd", "prosody": "prosody", "redis-server": "redis-server", "nginx-light": "nginx"}
+SERVICES = {
+    "ejabberd": "ejabberd",
+    "fail2ban": "fail2ban",
+    "nginx-light": "nginx",
+    "prometheus": "prometheus",
+    "prosody": "prosody",
+    "redis-server": "redis-server",
+}
 """The package that brings a service, and the service."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")

@@ -311,6 +311,7 @@ class FaultTests(ConfigTestCase):
             'UploadSubDir = "https://upload.example.org/upload/"': "expected the path of the URL alone",
             "RedisDB = -1": "expected a whole number from 0",
             "RedisPrefix = 1979-05-27": "expected a string",
+            'Durability = "maybe"': 'expected "fsync" or "none"',
             'SendfileHeader = "X-Send"': 'expected "" or "X-Accel-Redirect" or "X-Sendfile"',
             'SendfilePrefix = "/"': 'expected a path such as "/protected/"',
             'SendfilePrefix = "protected/"': 'expected a path such as "/protected/"',
@@ -705,6 +706,13 @@ class RedisTests(ConfigTestCase):
 class SendfileTests(ConfigTestCase):
     """Downloads by a proxy."""
 
+    def test_durability(self) -> None:
+        """Nothing is lost unless the operator says that it may be, and then each start says so."""
+        self.assertEqual((self.load("").durability, self.load("").warnings), ("fsync", ()))
+        self.assertEqual(self.load('Durability = "FSYNC"').warnings, ())
+        (warning,) = self.load('Durability = "none"').warnings
+        self.assertIn("Durability = \"none\": a power loss can cost files", warning)
+
     def test_header(self) -> None:
         """In any case, as headers are."""
         headers = [self.load(f'SendfileHeader = "{text}"').sendfile_header for text in ("", "x-SENDFILE")]
@@ -741,12 +749,12 @@ class WarningTests(ConfigTestCase):
 
     def test_keys_without_their_feature(self) -> None:
         """A key that nothing acts on says so, where it switches something on."""
-        self.patch(config, "MISSING_FEATURES", {"bans": ("BlockAfterFails", "AutoUnban"), "workers": ("NumCores",)})
-        inactive = self.load("\n\nBlockAfterFails = 10\nMaxRetries = 3").inactive
+        self.patch(config, "MISSING_FEATURES", {"bans": ("BlockAfterFails", "AutoUnban"), "size": ("MaxRetries",)})
+        inactive = self.load("\n\nBlockAfterFails = 10\nRetryDelay = 3").inactive
         expected = f"{self.file}:3: BlockAfterFails = 10: accepted, but this version of hmacfs has no bans yet"
         self.assertEqual(inactive, (expected,))
-        self.assertEqual(self.load("BlockAfterFails = 0\nAutoUnban = false\nNumCores = 1").inactive, ())
-        self.assertEqual(len(self.load("BlockAfterFails = 1\nAutoUnban = true\nNumCores = 2").inactive), 3)
+        self.assertEqual(self.load("BlockAfterFails = 0\nAutoUnban = false\nMaxRetries = 0").inactive, ())
+        self.assertEqual(len(self.load("BlockAfterFails = 1\nAutoUnban = true\nMaxRetries = 2").inactive), 3)
 
     def test_missing_features_are_keys(self) -> None:
         """The table of what is missing names keys that there are."""

@@ -207,6 +207,13 @@ def _reasons_of(node: ast.AST) -> Iterator[Reason]:
         status, word = (_constant(argument) for argument in node.args[1:3])
         if isinstance(status, int) and isinstance(word, str):
             yield Reason(word, status)
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "_STATUSES":
+        # What a dialect has another status for.
+        assert isinstance(node.value, ast.Dict)
+        for key, value in zip(node.value.keys, node.value.values, strict=True):
+            word, status = _constant(key), _constant(value)
+            assert isinstance(status, int) and isinstance(word, str)
+            yield Reason(word, status)
     elif (
         isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute) and node.targets[0].attr == "reason"
     ):
@@ -215,7 +222,7 @@ def _reasons_of(node: ast.AST) -> Iterator[Reason]:
             yield Reason(word, 499)
 
 
-def _constant(node: ast.expr) -> object:
+def _constant(node: ast.expr | None) -> object:
     return node.value if isinstance(node, ast.Constant) else None
 
 

@@ -22,6 +22,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver, Logger, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from hmacfs import config as config_module
 from hmacfs import service as service_module
 from hmacfs.config import load
 from hmacfs.errors import StartError
@@ -73,6 +74,7 @@ class ServiceTestCase(SynchronousTestCase):
             "ListenPort": f"127.0.0.1:{HTTP}",
             "MetricsPort": f"127.0.0.1:{METRICS}",
             "MinFreeSpace": 0,
+            "ShutdownGrace": 0,
         }
         settings = {**usual, **keys}
         file = self.directory / "config.toml"
@@ -117,9 +119,9 @@ class ServiceTestCase(SynchronousTestCase):
     def logged(self) -> str:
         return self.log.read_text(encoding="utf-8")
 
-    def scrape(self) -> dict[str, float]:
+    def scrape(self, port: int = METRICS) -> dict[str, float]:
         """What Prometheus would see, of what has no labels."""
-        answer = self.ask(request("GET", "/metrics"), METRICS)
+        answer = self.ask(request("GET", "/metrics"), port)
         families = text_string_to_metric_families(answer.body.decode())
         return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
@@ -338,10 +340,11 @@ class StartTests(ServiceTestCase):
         """What is dangerous in a configuration, and what has no effect yet, is said at each start."""
         events: list[Any] = []
         self.patch(HmacfsService, "_log", _Recorder(events))
-        service = self.start(Secret="short", NumCores=4)
+        self.patch(config_module, "MISSING_FEATURES", {"patience": ("MaxRetries",)})
+        service = self.start(Secret="short", MaxRetries=4)
         for line in (*service._config.warnings, *service._config.inactive):
             self.assertIn(line, events)
-        self.assertTrue(any("NumCores" in text for text in events))
+        self.assertTrue(any("MaxRetries" in text for text in events))
 
     def test_log_observer(self) -> None:
         """Events, Twisted's own among them, go where requests go."""

@@ -12,6 +12,7 @@ from twisted.plugin import getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.service import HmacfsService
+from hmacfs.supervising import SupervisorService
 from hmacfs.tap import Options, makeService
 
 
@@ -38,9 +39,11 @@ class TapTests(SynchronousTestCase):
         return ended.code
 
     def test_service(self) -> None:
-        service = makeService(self.parsed('Secret = "a secret of more than 16 characters"\nListenPort = 0\n'))
-        self.assertIsInstance(service, HmacfsService)
-        self.assertTrue(IService.providedBy(service))
+        text = 'Secret = "a secret of more than 16 characters"\nListenPort = 0\n'
+        for number, kind in (1, HmacfsService), (2, SupervisorService):
+            service = makeService(self.parsed(f"{text}NumCores = {number}\n"))
+            self.assertIsInstance(service, kind)
+            self.assertTrue(IService.providedBy(service))
 
     def test_timers_go_by_a_clock_that_nobody_sets(self) -> None:
         """Otherwise all of them would be due at once when somebody does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from hashlib import sha256
 
 from attrs import field, frozen
@@ -47,6 +48,12 @@ class Keyring:
     @property
     def current(self) -> Secret:
         return self._current
+
+    def renewed(self, new: Secret, now: float, grace_s: float) -> Keyring:
+        """Another keyring, which is as this one after :meth:`replace`."""
+        renewed = copy(self)
+        renewed.replace(new, now, grace_s)
+        return renewed
 
     def candidates(self, now: float) -> tuple[Secret, ...]:
         """The secrets that are accepted at the time *now*, the newest first."""

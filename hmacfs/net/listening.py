@@ -7,6 +7,7 @@ Beside what Twisted does with such a string:
 - At the end, a UNIX socket's file is removed if it is still our own.
 - A UNIX socket that somebody else opened for us (systemd) stays as it is, at the start and at the end. Twisted makes it
   writable for everybody, and unlinks it and shuts it down, for other processes too (twisted #10261).
+- Sockets can be opened for other processes (:class:`Held`), and be had from another process.
 - While the process may not open one file more, it looks for connections once a second. Twisted's reactor is told of those
   that can't be taken again and again, and has no time for anything else.
 """
@@ -17,9 +18,10 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -27,11 +29,16 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort, IProtocolFactory, IReactorTime
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 #: How long to leave connections waiting that can't be taken, in seconds.
 _PAUSE_S = 1.0
+
+#: How many connections may wait at a socket that is held for others, while those are busy or being replaced. The kernel
+#: has a limit of its own (net.core.somaxconn).
+_HELD_QUEUE = 1024
 
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -66,13 +73,22 @@ class Listener(Service):
     :param name: of the place, for messages; the endpoint if there is none.
     :param fallback: an endpoint for IPv4: taken instead if there is no IPv6 here, and as well if the socket of
         *endpoint* is for IPv6 alone.
+    :param inherited: descriptors of sockets that another process has opened for this place. They are listened on then,
+        with what *endpoint* makes of a connection, and nothing is opened.
     """
 
     def __init__(
-        self, reactor: Any, endpoint: str, factory: IProtocolFactory, name: str = "", fallback: str | None = None
+        self,
+        reactor: Any,
+        endpoint: str,
+        factory: IProtocolFactory,
+        name: str = "",
+        fallback: str | None = None,
+        inherited: Sequence[int] | None = None,
     ) -> None:
         self._clock: IReactorTime = reactor
         self._reactor = _Reactor(reactor)
+        self._inherited = inherited
         self._endpoint = endpoint
         self._factory = factory
         self._place = name or endpoint
@@ -119,6 +135,10 @@ class Listener(Service):
         self._pauses = [_Pauses(port, self._clock) for port in self._ports if hasattr(port, "doRead")]
 
     def _listen_at_all(self) -> None:
+        if self._inherited is not None:
+            for descriptor in self._inherited:
+                self._ports.append(self._listen(self._endpoint, _Heir(self._clock, descriptor)))
+            return
         try:
             self._ports = [self._listen(self._endpoint)]
         except CannotListenError as error:
@@ -135,13 +155,14 @@ class Listener(Service):
         except CannotListenError as error:
             raise CannotListen(self._place, _reason(error)) from error
 
-    def _listen(self, endpoint: str) -> IListeningPort:
+    def _listen(self, endpoint: str, reactor: _Reactor | None = None) -> IListeningPort:
         """
+        :param reactor: what it is opened on, if not on ours.
         :raises CannotListenError: the system does not let us.
         :raises CannotListen: the endpoint makes no sense here.
         """
         try:
-            opening = serverFromString(self._reactor, endpoint).listen(self._factory)
+            opening = serverFromString(reactor or self._reactor, endpoint).listen(self._factory)
         except Exception as stumble:
             # Parsers raise whatever their input makes them stumble over.
             raise CannotListen(self._place, _parsers_reason(endpoint, stumble)) from stumble
@@ -158,6 +179,95 @@ class Listener(Service):
         if isinstance(error, CannotListenError):
             raise error
         raise CannotListen(self._place, _parsers_reason(endpoint, error)) from error
+
+
+@frozen
+class Passed:
+    """A listening socket for another process.
+
+    :ivar fd: here.
+    :ivar number: the descriptor that it must have there, as its endpoint says so (systemd); ``None`` for any.
+    """
+
+    fd: int
+    number: int | None
+
+
+class Held(Listener):
+    """Opens one endpoint for a number of other processes, and takes no connection itself.
+
+    Each has a TCP socket of its own, all at the same port, among which the kernel shares out the connections (socket(7),
+    ``SO_REUSEPORT``). Connections that wait at a socket are not lost when its process ends, as it is open here as well.
+    UNIX sockets, and those that systemd has opened, are one for all.
+
+    :param shares: how many processes there are.
+    """
+
+    def __init__(self, reactor: Any, endpoint: str, name: str, fallback: str | None, shares: int) -> None:
+        unused = Factory()
+        unused.noisy = False
+        super().__init__(reactor, endpoint, unused, name, fallback)
+        self._number = shares
+        self._shares: list[list[Passed]] = []
+        self._others: list[socket.socket] = []
+
+    def passed(self, share: int) -> Sequence[Passed]:
+        """What one of the processes gets.
+
+        :param share: which of them, counted from 0.
+        """
+        return self._shares[share]
+
+    def stopService(self) -> Deferred[Any]:
+        others, self._others, self._shares = self._others, [], []
+        for other in others:
+            other.close()
+        return super().stopService()
+
+    def _open(self) -> None:
+        self._listen_at_all()
+        self._shares = [[] for _ in range(self._number)]
+        for port in self._ports:
+            try:
+                self._share(port)
+            except OSError as error:
+                raise CannotListen(self._place, error.strerror or str(error)) from error
+
+    def _share(self, port: Any) -> None:
+        """
+        :raises CannotListen: nobody knows how.
+        :raises OSError: the system does not let us.
+        """
+        if not isinstance(port, tcp.Port):  # that of UNIX sockets is one
+            raise CannotListen(self._place, "this kind of endpoint can't be shared by processes: set NumCores = 1")
+        port.stopReading()
+        # The others are still to take what is in the queue when we close it.
+        port._shouldShutdown = False
+        first: socket.socket = port.socket
+        number = self._reactor.adopted.get(port)
+        sockets = [first] * self._number
+        if number is None:
+            first.listen(_HELD_QUEUE)
+            if first.family != socket.AF_UNIX:
+                # Only now: whoever else listens at this port, with this option or without it, has been found.
+                first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sockets[1:] = [self._another(first) for _ in sockets[1:]]
+        for share, each in zip(self._shares, sockets, strict=True):
+            share.append(Passed(each.fileno(), number))
+
+    def _another(self, first: socket.socket) -> socket.socket:
+        """A socket at the same port."""
+        another = socket.socket(first.family, socket.SOCK_STREAM)
+        self._others.append(another)
+        another.setblocking(False)
+        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if first.family == socket.AF_INET6:
+            alone = first.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            another.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, alone)
+        another.bind(first.getsockname())
+        another.listen(_HELD_QUEUE)
+        return another
 
 
 class _Pauses:
@@ -199,10 +309,14 @@ def _no_descriptor_left(fd: int) -> bool:
 
 
 class _Reactor:
-    """A reactor whose UNIX sockets are ours. All else is the real one's."""
+    """A reactor whose UNIX sockets are ours. All else is the real one's.
+
+    :ivar adopted: the ports of sockets that somebody else has opened for us, with the descriptors that they had.
+    """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self.adopted: dict[IListeningPort, int] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -223,6 +337,11 @@ class _Reactor:
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
         """See :class:`twisted.internet.interfaces.IReactorSocket`."""
+        adopted = self._adopt(fileDescriptor, addressFamily, factory)
+        self.adopted[adopted] = fileDescriptor
+        return adopted
+
+    def _adopt(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
         if addressFamily != socket.AF_UNIX:
             adopted: IListeningPort = self._reactor.adoptStreamPort(fileDescriptor, addressFamily, factory)
             return adopted
@@ -233,6 +352,44 @@ class _Reactor:
         port.startListening()
         listening: IListeningPort = port
         return listening
+
+
+class _Heir(_Reactor):
+    """A reactor that listens on a socket it has been given, whatever it is asked to open.
+
+    It takes systemd's sockets by the descriptors that they have here as well.
+
+    :param descriptor: of the socket. It is closed when another one has taken its place.
+    """
+
+    def __init__(self, reactor: Any, descriptor: int) -> None:
+        super().__init__(reactor)
+        self._descriptor = descriptor
+
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
+        """See :class:`twisted.internet.interfaces.IReactorTCP`."""
+        del port, backlog, interface
+        return self._take(factory)
+
+    def listenSSL(
+        self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        """See :class:`twisted.internet.interfaces.IReactorSSL`."""
+        from twisted.protocols.tls import TLSMemoryBIOFactory
+
+        del port, backlog, interface
+        return self._take(TLSMemoryBIOFactory(contextFactory, False, factory))
+
+    def listenUNIX(
+        self, address: str, factory: IProtocolFactory, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
+    ) -> IListeningPort:
+        """See :class:`twisted.internet.interfaces.IReactorUNIX`."""
+        del address, backlog, mode, wantPID
+        return self._take(factory)
+
+    def _take(self, factory: IProtocolFactory) -> IListeningPort:
+        with socket.socket(fileno=self._descriptor) as given:
+            return self._adopt(self._descriptor, given.family, factory)
 
 
 class _UnixPort(unix.Port):

@@ -2,7 +2,8 @@
 
 Twisted has no ``sendfile`` (twisted issue 11395, open since 2004). What makes it possible with public names alone: a
 *pull* producer is asked for more exactly when the transport's own buffer is empty, which is when the headers have left
-and the socket may be written to directly.
+and the socket may be written to directly. For what the socket takes at once nobody waits for the reactor's next turn:
+``doWrite``, which the reactor would call then, is called right away.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionAborted, ConnectionLost
-from twisted.internet.interfaces import IPullProducer, IPushProducer, ISystemHandle
+from twisted.internet.interfaces import IDelayedCall, IPullProducer, IPushProducer, ISystemHandle
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -43,7 +44,7 @@ def send_file(request: StreamingRequest, fd: int, offset: int, size: int, stall_
 
     Over TCP and UNIX sockets the kernel copies from the page cache; over TLS we do.
 
-    :param request: status and headers are set, ``Content-Length`` among them, and nothing has been written.
+    :param request: status and headers are set, ``Content-Length`` among them, or have been written. Nothing else has.
     :param fd: of a regular file. It is not closed, and its position doesn't matter. It must stay open until the
         Deferred fires.
     :param size: how many bytes, at least one, to send from *offset* on.
@@ -56,7 +57,7 @@ def send_file(request: StreamingRequest, fd: int, offset: int, size: int, stall_
     """
     if request.lost:
         return fail(ConnectionLost("The peer was gone before the file was sent."))
-    if not request.responseHeaders.hasHeader(b"content-length"):
+    if not request.startedWriting and not request.responseHeaders.hasHeader(b"content-length"):
         raise ValueError("A file is sent as it is: its response needs a Content-Length.")
     transport: Any = request.channel.transport
     direct = ISystemHandle.providedBy(transport) and not request.channel.isSecure()
@@ -78,12 +79,16 @@ class _Sender:
         self._done: Deferred[None] = Deferred(lambda _: self._abort(CancelledError()))
         self._over = False
         self._cause: Exception | None = None
+        #: When the peer's time to take more is over; ``None`` while all may yet be sent at once.
+        self._stall: IDelayedCall | None = None
 
     def start(self) -> Deferred[None]:
-        self._stall = self._channel.callLater(self._stall_s, self._stalled)
         self._request.notifyFinish().addErrback(self._lost)
-        self._request.write(b"")
+        if not self._request.startedWriting:
+            self._request.write(b"")
         self._begin()
+        if not self._over:
+            self._stall = self._channel.callLater(self._stall_s, self._stalled)
         return self._done
 
     def stopProducing(self) -> None:
@@ -100,7 +105,8 @@ class _Sender:
     def _advance(self, size: int) -> None:
         self._offset += size
         self._left -= size
-        self._stall.reset(self._stall_s)
+        if self._stall is not None:
+            self._stall.reset(self._stall_s)
 
     def _finish(self) -> None:
         self._stop()
@@ -119,7 +125,7 @@ class _Sender:
 
     def _stop(self) -> None:
         self._over = True
-        if self._stall.active():
+        if self._stall is not None and self._stall.active():
             self._stall.cancel()
 
     def _lost(self, reason: Failure) -> None:
@@ -139,6 +145,8 @@ class _Sendfile(_Sender):
         # The channel paces itself by the transport's buffer, which stays empty from now on.
         self._transport.unregisterProducer()
         self._transport.registerProducer(self, False)
+        # If that fails, the reactor finds out too, as it has been asked to.
+        self._transport.doWrite()
 
     def _release(self) -> None:
         self._transport.unregisterProducer()

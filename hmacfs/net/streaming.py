@@ -33,7 +33,9 @@ from enum import Enum
 from io import BytesIO
 from math import inf
 from socket import SHUT_WR
+from time import time
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IReactorTime, ISSLTransport, ITCPTransport
@@ -43,7 +45,8 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 from hmacfs.net.admission import Connections, Excess
@@ -58,6 +61,10 @@ RETRY_AFTER_S = 5
 
 #: How much is read and thrown away of what a peer sends that was turned away. After that it is cut off.
 _FAREWELL_BYTES = 1024 * 1024
+
+#: How many interim responses a request may get, ``100 Continue`` among them. Some clients and proxies take more of them
+#: for an attack: the first of those known gives up at the sixth.
+MAX_INTERIM_RESPONSES = 4
 
 #: Scheme and host of a request target in absolute form.
 _ABSOLUTE = re.compile(rb"\Ahttps?://[^/?#]*", re.IGNORECASE)
@@ -79,6 +86,7 @@ class StreamingRequest(server.Request):
     expectsContinue = False
     lost = False
     _rendered = False
+    _informed = 0
 
     def __init__(self, channel: StreamingChannel, *args: Any, **kw: Any) -> None:
         super().__init__(channel, *args, **kw)
@@ -91,6 +99,35 @@ class StreamingRequest(server.Request):
         """
         if not self.lost and not self.finished:
             self.channel.abortConnection()
+
+    def interim(self, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Send an interim response (RFC 9110 section 15.2), if the client can have one.
+
+        It can't if it speaks HTTP/1.0, is gone, doesn't read what is written, has had enough of them
+        (:data:`MAX_INTERIM_RESPONSES`), or if the answer has begun.
+
+        :param status: from 102 to 199; ``100 Continue`` is sent by itself.
+        :return: whether it was sent.
+        """
+        has_had = self._informed + self.expectsContinue
+        if self.clientproto != b"HTTP/1.1" or self.startedWriting or self.lost or has_had >= MAX_INTERIM_RESPONSES:
+            return False
+        if not self.channel.writable:
+            return False
+        self._informed += 1
+        clean = Headers()
+        for name, value in headers:
+            clean.addRawHeader(name, value)
+        lines = [b"%b: %b\r\n" % (name, value) for name, values in clean.getAllRawHeaders() for value in values]
+        self.channel.writeInterim(b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, b"".join(lines)))
+        return True
+
+    def sendContinue(self) -> None:
+        """Have a client that waits for it send the body."""
+        if self.expectsContinue and not self.startedWriting:
+            self.expectsContinue = False
+            self._informed += 1
+            self.channel.writeInterim(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # The channel's side
 
@@ -141,9 +178,25 @@ class StreamingRequest(server.Request):
     # The resource's side
 
     def process(self) -> None:
-        for name, value in self.channel.site.headers:
-            self.responseHeaders.setRawHeaders(name, [value])
-        super().process()
+        """The stock method, but the headers of every answer wait until one begins: most have theirs ready."""
+        if self.path == b"*":
+            super().process()
+            return
+        self.site = self.channel.site
+        self.prepath = []
+        self.postpath = [unquote_to_bytes(segment) for segment in self.path[1:].split(b"/")]
+        try:
+            self.render(self.site.getResourceFor(self))
+        except BaseException:
+            self.processingFailed(Failure())
+
+    def _addCommonHeaders(self) -> None:
+        headers = self.responseHeaders
+        if self.path == b"*":  # the stock method has put its own name there
+            headers.removeHeader(b"server")
+        for name, value in self.channel.site.commonHeaders:
+            if not headers.hasHeader(name):
+                headers.setRawHeaders(name, [value])
 
     def processingFailed(self, reason: Failure) -> Failure:
         if not self.startedWriting and not self.lost:
@@ -155,8 +208,30 @@ class StreamingRequest(server.Request):
 
     def write(self, data: bytes) -> None:
         if not self.startedWriting and not self.lost:
+            self._addCommonHeaders()
             self._decideWhatFollows()
         super().write(data)
+
+    def beginWith(self, status: int, phrase: bytes, lines: bytes) -> None:
+        """Begin the answer with a head that is ready, and leave the body to the caller.
+
+        It gets the site's headers, the date, and those that were set on the request. To have Twisted put one together,
+        header by header, takes longer than to send a small file.
+
+        :param phrase: the words that go with *status*.
+        :param lines: further headers, each with its CRLF, ``Content-Length`` among them. None of them may be among the
+            site's.
+        """
+        self._decideWhatFollows()
+        self.setResponseCode(status, phrase)
+        self.startedWriting = 1
+        set_here = [
+            b"%b: %b\r\n" % (name, value)
+            for name, values in self.responseHeaders.getAllRawHeaders()
+            for value in values
+        ]
+        head = (self.clientproto, status, phrase, self.channel.site.headerLines, lines, b"".join(set_here))
+        self.channel.write(b"%b %d %b\r\n%b%b%b\r\n" % head)
 
     def finishWith(self, status: int, answer: Callable[[bool], bytes]) -> None:
         """Answer with a whole response that somebody else has made, and finish.
@@ -173,6 +248,8 @@ class StreamingRequest(server.Request):
     def _decideWhatFollows(self) -> None:
         """The answer begins: whether the connection will go on after it must be known now."""
         channel, body = self.channel, self.body
+        if channel.site.isLeaving:
+            self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         if self.responseHeaders.getRawHeaders(b"connection") == [b"close"]:
             channel.persistent = False
         if body is None or body.complete:
@@ -208,6 +285,10 @@ class _Phase(Enum):
 _DISCARDING = frozenset({_Phase.ANSWERING, _Phase.LINGERING})
 #: Phases in which nothing that arrives is parsed.
 _DEAF = _DISCARDING | {_Phase.TURNED_AWAY, _Phase.CLOSING, _Phase.CLOSED}
+#: Phases in which a peer waits for an answer, or for the rest of one.
+_OWING = frozenset({_Phase.HEAD, _Phase.REQUEST, _Phase.ANSWERING, _Phase.CLOSING})
+#: Phases in which nothing of a request has arrived.
+_VACANT = frozenset({_Phase.NEW, _Phase.IDLE})
 #: Phases in which HTTPChannel knows nothing of the connection yet.
 _OUTSIDE = frozenset({_Phase.NEW, _Phase.TURNED_AWAY})
 
@@ -237,10 +318,19 @@ class StreamingChannel(HTTPChannel):
     _toDiscard: int | None = None
     #: The socket and its usual read size, while that is changed.
     _widened: tuple[Any, int] | None = None
+    #: The ends of the connection, once they are settled. To ask the transport takes a system call, for each request.
+    _peer: IAddress | None = None
+    _host: IAddress | None = None
 
     def now(self) -> float:
         """The time, in seconds of the site's clock."""
         return self.site.wheel.now()
+
+    def getPeer(self) -> IAddress:
+        return super().getPeer() if self._peer is None else self._peer
+
+    def getHost(self) -> IAddress:
+        return super().getHost() if self._host is None else self._host
 
     @property
     def writable(self) -> bool:
@@ -289,6 +379,7 @@ class StreamingChannel(HTTPChannel):
             self._turnAwayFor(excess)
             return
         super().connectionMade()
+        self._peer, self._host = peer, self.getHost()
         # UNIX sockets say that they were TCP in Twisted 22.4.
         if ITCPTransport.providedBy(self.transport) and isinstance(self.getHost(), (IPv4Address, IPv6Address)):
             self.transport.setTcpNoDelay(True)
@@ -436,6 +527,16 @@ class StreamingChannel(HTTPChannel):
         transport: Any = self.transport
         transport.abortConnection()
 
+    @property
+    def isOwing(self) -> bool:
+        """Whether the peer waits for an answer, or for the rest of one."""
+        return self._phase in _OWING
+
+    @property
+    def isVacant(self) -> bool:
+        """Whether nothing of a request has arrived."""
+        return self._phase in _VACANT
+
     def makeRoom(self) -> None:
         """Close a connection that is between two requests, so that its descriptor is free soon."""
         if ISSLTransport.providedBy(self.transport):
@@ -467,15 +568,16 @@ class StreamingChannel(HTTPChannel):
             # The transport has told us, and won't repeat it for a newcomer.
             producer.pauseProducing()
 
+    def writeInterim(self, head: bytes) -> None:
+        """Send the whole of an interim response."""
+        assert self.transport is not None
+        self.transport.write(head)
+
     # The body's side
 
     def bodyWanted(self, body: RequestBody) -> None:
         """Somebody is going to read *body*."""
-        request = self.requests[0]
-        if request.expectsContinue and not request.startedWriting:
-            request.expectsContinue = False
-            assert self.transport is not None
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.requests[0].sendContinue()
         self._widen(body)
 
     def bodyUnwanted(self) -> None:
@@ -654,6 +756,7 @@ class StreamingSite(server.Site):
     :param wheel: keeps the time of the connections; one will do for all sites.
 
     :ivar channels: the connections that are open.
+    :ivar isLeaving: whether every connection is to close after its next answer; false, until it is set.
     """
 
     protocol = StreamingChannel  # type: ignore[assignment]
@@ -675,9 +778,40 @@ class StreamingSite(server.Site):
         self.timeOut = None
         self.limits = limits or Limits()
         self.headers = tuple(headers)
+        self._lines = b"".join(b"%b: %b\r\n" % header for header in self.headers)
+        self._date = b""
+        self._datedAt = -inf
         self.channels: set[StreamingChannel] = set()
+        self.isLeaving = False
         self.connections = Connections() if connections is None else connections
         self.wheel = Wheel(reactor) if wheel is None else wheel
+
+    @property
+    def headerLines(self) -> bytes:
+        """Date and :attr:`headers`, as they stand in an answer."""
+        return b"Date: %b\r\n%b" % (self._today(), self._lines)
+
+    @property
+    def commonHeaders(self) -> Sequence[tuple[bytes, bytes]]:
+        """The same, one by one."""
+        return ((b"Date", self._today()), *self.headers)
+
+    def _today(self) -> bytes:
+        second = int(time())
+        if second != self._datedAt:
+            self._datedAt = second
+            self._date = datetimeToString(second)
+        return self._date
+
+    def closeIdle(self) -> None:
+        """Close the connections on which nothing of a request has arrived."""
+        for channel in [each for each in self.channels if each.isVacant]:
+            channel.loseConnection()
+
+    @property
+    def owing(self) -> int:
+        """How many peers wait for an answer, or for the rest of one."""
+        return sum(channel.isOwing for channel in self.channels)
 
     # To be overridden
 

@@ -29,6 +29,12 @@ HARMLESS: tuple[tuple[str, str], ...] = (
 )
 
 
+def phrase(status: int) -> str:
+    """The words that go with a status."""
+    # 460 is not registered: it is from the extension "checksum" of tus 1.0.
+    return "Checksum Mismatch" if status == 460 else HTTPStatus(status).phrase
+
+
 @frozen
 class Answer:
     """A whole response with a short body, or with none.
@@ -42,13 +48,10 @@ class Answer:
 
 
 def set_head(request: StreamingRequest, status: int, headers: Iterable[tuple[str, str]]) -> None:
-    """Set status and headers of *request*'s answer, those that every answer of its site carries among them."""
+    """Set status and headers of *request*'s answer, beside those that every answer of its site carries."""
     # Twisted has no words for some of them, 429 and 451 among them.
-    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
+    request.setResponseCode(status, phrase(status).encode())
     response = request.responseHeaders
-    # Once more: Twisted has put its own name in place of ours meanwhile.
-    for always in request.channel.site.headers:
-        response.setRawHeaders(always[0], [always[1]])
     for name, value in headers:
         response.setRawHeaders(name, [value])
 
@@ -69,7 +72,7 @@ def refusal(refused: Refused, accept: bytes | None) -> Answer:
     if accept is not None and b"json" in accept.lower():
         headers["Content-Type"] = "application/problem+json"
         problem = {
-            "title": HTTPStatus(refused.status).phrase,
+            "title": phrase(refused.status),
             "status": refused.status,
             "reason": refused.reason,
             "detail": refused.detail,

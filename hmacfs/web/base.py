@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -20,6 +20,7 @@ from hmacfs.web.site import HmacfsRequest
 #: Returns ``None`` where it has finished the request itself.
 Handler = Callable[[HmacfsRequest], Awaitable[Answer | None]]
 
+_NO_OPTIONS: Mapping[str, str] = {}
 _PREFLIGHT = Answer(204, dict(cors.PREFLIGHT))
 
 
@@ -27,12 +28,14 @@ class AsyncResource(Resource):
     """Dispatches a request to one of its handlers, and turns whatever comes of it into exactly one answer.
 
     :param handlers: by method, in the order in which ``Allow`` names them; OPTIONS is answered here.
+    :param options: headers of the answer to OPTIONS.
     """
 
     _log = Logger()
 
-    def __init__(self, handlers: Iterable[tuple[bytes, Handler]]) -> None:
+    def __init__(self, handlers: Iterable[tuple[bytes, Handler]], options: Mapping[str, str] = _NO_OPTIONS) -> None:
         super().__init__()
+        self._options = options
         self._handlers = dict(handlers)
         self._allow = ", ".join(["OPTIONS", *(method.decode() for method in self._handlers)])
 
@@ -78,7 +81,7 @@ class AsyncResource(Resource):
 
     def options(self) -> Answer:
         """The answer to OPTIONS, a CORS preflight or not."""
-        return Answer(204, {"Allow": self._allow, **_PREFLIGHT.headers})
+        return Answer(204, {"Allow": self._allow, **_PREFLIGHT.headers, **self._options})
 
 
 class Nothing(AsyncResource):

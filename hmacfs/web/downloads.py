@@ -12,8 +12,8 @@ from hmacfs.net.sending import FileShrank, send_file
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.store import OpenFile, Store
 from hmacfs.uploads.retrying import Retries
-from hmacfs.web.answers import Answer, set_head
-from hmacfs.web.fileheaders import file_headers, is_current, range_applies, validators
+from hmacfs.web.answers import Answer
+from hmacfs.web.fileheaders import HeadLines, file_headers, is_current, range_applies, validators
 from hmacfs.web.offloading import Offloading
 from hmacfs.web.ranges import ByteRange, Unsatisfiable, parse_range
 from hmacfs.web.site import HmacfsRequest
@@ -51,6 +51,7 @@ class Downloads:
         self._publishing = publishing
         self._read = read
         self._offloading = offloading
+        self._head_lines = HeadLines()
 
     async def find(self, path: SlotPath) -> OpenFile | None:
         """Open the file at *path*; the caller closes it. ``None`` where none is stored.
@@ -94,16 +95,17 @@ class Downloads:
         if is_current(request.requestHeaders, stored):
             return Answer(304, dict(validators(stored, now)))
         part = self._part(request, stored)
-        headers = file_headers(stored, path.name, now)
-        elsewhere = self._elsewhere(request, stored, path, headers, part=part is not None)
+        elsewhere = self._elsewhere(request, stored, path, now, part=part is not None)
         if elsewhere is not None:
             return elsewhere
+        lines = self._head_lines(stored, path.name, now)
         if part is None:
             part = ByteRange(0, stored.size)
-            set_head(request, 200, headers)
+            request.beginWith(200, b"OK", b"%bContent-Length: %d\r\n" % (lines, part.size))
         else:
-            set_head(request, 206, [*headers, ("Content-Range", part.content_range(stored.size))])
-        request.setHeader(b"content-length", b"%d" % part.size)
+            content_range = part.content_range(stored.size).encode("ascii")
+            more = b"Content-Range: %b\r\nContent-Length: %d\r\n" % (content_range, part.size)
+            request.beginWith(206, b"Partial Content", lines + more)
         if request.method == b"HEAD" or not part.size:
             request.finish()
         else:
@@ -111,11 +113,12 @@ class Downloads:
         return None
 
     def _elsewhere(
-        self, request: HmacfsRequest, stored: OpenFile, path: SlotPath, headers: list[tuple[str, str]], *, part: bool
+        self, request: HmacfsRequest, stored: OpenFile, path: SlotPath, now: float, *, part: bool
     ) -> Answer | None:
         """The answer that has a proxy send the bytes, if there are any to be sent and it can."""
         if self._offloading is None or request.method != b"GET" or not stored.size:
             return None
+        headers = file_headers(stored, path.name, now)
         found = self._offloading.headers(path, request.client, request.requestHeaders, headers, part=part)
         if found is None:
             return None

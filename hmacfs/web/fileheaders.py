@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 from datetime import timezone
 from email.utils import formatdate, parsedate_to_datetime
+from functools import lru_cache
 from urllib.parse import quote
 
 from twisted.web.http_headers import Headers
 
+from hmacfs.storage.facts import Facts
 from hmacfs.storage.store import StoredFile
 from hmacfs.uploads.digests import etag, repr_digest
 from hmacfs.web.answers import HARMLESS
@@ -41,6 +43,9 @@ _MEDIA_TYPE = re.compile(
     re.ASCII,
 )
 
+#: Of how many files the lines of their headers are remembered, half a kilobyte each.
+_REMEMBERED_FILES = 4096
+
 #: The last second that an HTTP date can name. Some file systems know later ones.
 _LAST_DATE_S = 253_402_300_799
 
@@ -51,25 +56,54 @@ def file_headers(stored: StoredFile, name: bytes, now: float) -> list[tuple[str,
     :param name: the last segment of the path, as the uploader called the file.
     :param now: seconds since the epoch.
     """
+    return [*_lasting_headers(stored, name), ("Cache-Control", _cache_control(stored.facts.expires, now))]
+
+
+def _lasting_headers(stored: StoredFile, name: bytes) -> list[tuple[str, str]]:
+    """Those that don't change with the time."""
     content_type = served_type(stored.facts.content_type)
     headers = [
         ("Accept-Ranges", "bytes"),
         ("Content-Type", content_type),
         ("Content-Disposition", disposition(content_type, name)),
-        *validators(stored, now),
+        *_lasting_validators(stored),
     ]
     if stored.facts.sha256 is not None:
         headers.append(("Repr-Digest", repr_digest(stored.facts.sha256)))
     return headers
 
 
+class HeadLines:
+    """:func:`file_headers` as they stand in an answer, remembered for the files that are asked for most.
+
+    They follow from what the file is at the moment, all of which is looked at each time: nothing that has changed is
+    answered with what was true before.
+    """
+
+    def __init__(self) -> None:
+        self._lasting = lru_cache(_REMEMBERED_FILES)(_lasting_lines)
+
+    def __call__(self, stored: StoredFile, name: bytes, now: float) -> bytes:
+        """The lines, each with its CRLF."""
+        lasting = self._lasting(stored.facts, name, stored.size, stored.mtime_ns, stored.inode)
+        return b"%bCache-Control: %b\r\n" % (lasting, _cache_control(stored.facts.expires, now).encode("ascii"))
+
+
+def _lasting_lines(facts: Facts, name: bytes, size: int, mtime_ns: int, inode: int) -> bytes:
+    headers = _lasting_headers(StoredFile(size, mtime_ns, inode, facts), name)
+    return "".join(f"{header}: {value}\r\n" for header, value in headers).encode("ascii")
+
+
 def validators(stored: StoredFile, now: float) -> list[tuple[str, str]]:
     """The headers that a 304 repeats (RFC 9110 section 15.4.5), and those that keep a cached copy harmless."""
+    return [*_lasting_validators(stored), ("Cache-Control", _cache_control(stored.facts.expires, now))]
+
+
+def _lasting_validators(stored: StoredFile) -> list[tuple[str, str]]:
     return [
         *HARMLESS,
         ("ETag", entity_tag(stored)),
         ("Last-Modified", formatdate(_modified_s(stored), usegmt=True)),
-        ("Cache-Control", _cache_control(stored.facts.expires, now)),
     ]
 
 

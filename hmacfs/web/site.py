@@ -23,6 +23,7 @@ from hmacfs.net.admission import Connections, Excess, RequestsInProgress
 from hmacfs.net.limits import Limits
 from hmacfs.net.streaming import StreamingChannel, StreamingRequest, StreamingSite
 from hmacfs.net.wheel import Wheel
+from hmacfs.storage.names import UPLOADS_SEGMENT
 from hmacfs.web.answers import ALWAYS, refusal, write_answer
 from hmacfs.web.door import Door, told
 
@@ -32,6 +33,9 @@ CLIENT_GONE = 499
 
 #: How often it is said at most that connections are turned away, in seconds.
 _WARN_EVERY_S = 60.0
+
+#: What the URLs of uploads have that other URLs, as a rule, have not.
+_UPLOADS = b"/%b/" % UPLOADS_SEGMENT
 
 #: For the operator.
 _WHY: Mapping[Excess, str] = {
@@ -113,6 +117,7 @@ class HmacfsSite(StreamingSite):
     """See the module.
 
     :param access_log: takes one entry for each request.
+    :param metrics: ``None`` where requests aren't counted.
     :param always: the headers of every answer.
     :param in_progress: counts the requests of clients behind trusted proxies.
     :param scopes: says whom they are counted for.
@@ -134,7 +139,7 @@ class HmacfsSite(StreamingSite):
         limits: Limits,
         addresses: ClientAddresses,
         access_log: Callable[[RequestEntry], None],
-        metrics: Metrics,
+        metrics: Metrics | None,
         always: Iterable[tuple[str, str]] = ALWAYS,
         connections: Connections | None = None,
         wheel: Wheel | None = None,
@@ -175,7 +180,8 @@ class HmacfsSite(StreamingSite):
         return None if verdict is None else self.door.refusal(verdict, closes=True, bodiless=False)
 
     def turnedAway(self, peer: IAddress, excess: Excess) -> None:
-        self._metrics.excess_connections.labels(excess.name.lower()).inc()
+        if self._metrics is not None:
+            self._metrics.excess_connections.labels(excess.name.lower()).inc()
         now = self.wheel.now()
         if now - self._warned_of_excess_at < _WARN_EVERY_S:
             return
@@ -192,11 +198,13 @@ class HmacfsSite(StreamingSite):
         if request.counted_for is not None:
             self.door.leave(request.counted_for)
         if request.notes.blocked:
-            self._metrics.count_request(request.method.decode("ascii", "replace"), request.code)
+            if self._metrics is not None:
+                self._metrics.count_request(request.method.decode("ascii", "replace"), request.code)
             return
         sender = self.sender_of(request)
         entry = self._entry(request, sender)
-        self._count(entry, request.notes)
+        if self._metrics is not None:
+            self._count(self._metrics, entry, request.notes)
         self.door.failed(sender, request.notes.reason)
         remark, request.notes.remark = request.notes.remark, None
         if remark is None:
@@ -206,7 +214,8 @@ class HmacfsSite(StreamingSite):
             remark.addCallback(lambda text: self._access_log(entry.with_remark(text or "")))
 
     def malformedRequest(self, channel: StreamingChannel, status: int, reason: str) -> None:
-        self._metrics.malformed_requests.labels(reason).inc()
+        if self._metrics is not None:
+            self._metrics.malformed_requests.labels(reason).inc()
         if reason == "malformed-body":
             # The request came to its resource, and has a line of its own.
             return
@@ -237,7 +246,7 @@ class HmacfsSite(StreamingSite):
         return RequestEntry(
             client=client.host,
             method=request.method.decode("ascii", "replace"),
-            path=request.path.decode("ascii", "backslashreplace"),
+            path=_shown(request.path).decode("ascii", "backslashreplace"),
             status=CLIENT_GONE if request.lost else request.code,
             received_bytes=0 if request.body is None else request.body.received,
             sent_bytes=request.sentLength,
@@ -247,11 +256,12 @@ class HmacfsSite(StreamingSite):
             resumed_at=notes.resumed_at,
         )
 
-    def _count(self, entry: RequestEntry, notes: Notes) -> None:
-        metrics = self._metrics
+    def _count(self, metrics: Metrics, entry: RequestEntry, notes: Notes) -> None:
         metrics.count_request(entry.method, entry.status)
-        metrics.received_bytes.inc(entry.received_bytes)
-        metrics.sent_bytes.inc(entry.sent_bytes)
+        if entry.received_bytes:
+            metrics.received_bytes.inc(entry.received_bytes)
+        if entry.sent_bytes:
+            metrics.sent_bytes.inc(entry.sent_bytes)
         if notes.stored:
             metrics.uploads.inc()
             metrics.upload_duration.observe(entry.seconds)
@@ -259,4 +269,10 @@ class HmacfsSite(StreamingSite):
             errors = metrics.download_errors if entry.method in ("GET", "HEAD") else metrics.upload_errors
             errors.labels(entry.reason).inc()
         elif entry.method == "GET" and entry.status in _DOWNLOADS:
-            metrics.downloads.labels("offloaded" if notes.offloaded else _DOWNLOADS[entry.status]).inc()
+            metrics.count_download("offloaded" if notes.offloaded else _DOWNLOADS[entry.status])
+
+
+def _shown(path: bytes) -> bytes:
+    """*path* as it may stand in a log: to know that of an upload is to be allowed to write to it."""
+    before, uploads, _ = path.partition(_UPLOADS)
+    return before + uploads + b"..." if uploads else path

@@ -64,14 +64,22 @@ class CuttingProxy:
 
     def _connect(self, client: socket.socket, fault: Fault) -> None:
         # One thread for both directions: a socket that another thread reads from is not closed by close().
-        with client, socket.create_connection(("127.0.0.1", self._target_port)) as server:
+        with client:
             try:
-                self._pass_on(client, server, fault)
-            except OSError:  # one of them has gone
+                server = socket.create_connection(("127.0.0.1", self._target_port))
+            except OSError:  # nobody is there
                 return
-            if fault.reset:
-                for side in (client, server):
-                    side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with server:
+                self._connect_to(server, client, fault)
+
+    def _connect_to(self, server: socket.socket, client: socket.socket, fault: Fault) -> None:
+        try:
+            self._pass_on(client, server, fault)
+        except OSError:  # one of them has gone
+            return
+        if fault.reset:
+            for side in (client, server):
+                side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _pass_on(self, client: socket.socket, server: socket.socket, fault: Fault) -> None:
         sinks = {client: server, server: client}

@@ -62,6 +62,8 @@ class Daemon:
             "MetricsPort": f"127.0.0.1:{self.metrics_port}",
             "Secret": SECRET,
             "StoreDir": str(self.store),
+            "NumCores": 1,
+            "ShutdownGrace": 0,
         }
         self._quiet = text is not None or "LogFile" in keys
         self.config.touch(0o600)

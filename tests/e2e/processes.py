@@ -78,10 +78,19 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
 class Process:
     """A running program whose output, both streams of it, is kept line by line.
 
+    :param passed: descriptors that it gets, by the same numbers.
     :ivar name: what failures call it.
     """
 
-    def __init__(self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path = ROOT):
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+        passed: Sequence[int] = (),
+    ):
         self.name = name
         self._lines: list[str] = []
         self._ended = False
@@ -94,6 +103,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=passed,
         )
         self._reader = threading.Thread(target=self._read, name=f"output of {name}", daemon=True)
         self._reader.start()

@@ -23,13 +23,18 @@ class Answer:
     """One HTTP response.
 
     :ivar headers: in order, the names in lower case.
-    :ivar interim: the statuses of the 1xx responses that came before it.
+    :ivar before: the interim responses (1xx) that came before it.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes = b""
-    interim: tuple[int, ...] = ()
+    before: tuple[Answer, ...] = ()
+
+    @property
+    def interim(self) -> tuple[int, ...]:
+        """The statuses of those that came before."""
+        return tuple(answer.status for answer in self.before)
 
     def all(self, name: str) -> list[str]:
         """Every value of a header."""
@@ -116,25 +121,22 @@ class Connection:
         :param method: of the request; the answer to a HEAD has no body.
         :raises Closed: the connection ended before the response did.
         """
-        interim: list[int] = []
-        while True:
-            status, headers = self._head()
-            if status >= 200:
-                break
-            interim.append(status)
-        head = Answer(status, headers, interim=tuple(interim))
-        return evolve(head, body=self._body(method, head))
+        before: list[Answer] = []
+        while (head := self._head()).status < 200:
+            before.append(head)
+        return evolve(head, body=self._body(method, head), before=tuple(before))
 
-    def interim(self) -> int:
-        """Read one interim response (RFC 9110 section 15.2) and return its status."""
-        status, _ = self._head()
-        assert status < 200, f"a final response, {status}"
-        return status
+    def interim(self) -> Answer:
+        """Read one interim response (RFC 9110 section 15.2)."""
+        head = self._head()
+        assert head.status < 200, f"a final response, {head.status}"
+        return head
 
-    def _head(self) -> tuple[int, tuple[tuple[str, str], ...]]:
+    def _head(self) -> Answer:
         lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
         pairs = (line.partition(":") for line in lines[1:])
-        return int(lines[0].split(" ")[1]), tuple((name.lower(), value.strip()) for name, _, value in pairs)
+        headers = tuple((name.lower(), value.strip()) for name, _, value in pairs)
+        return Answer(int(lines[0].split(" ")[1]), headers)
 
     def _body(self, method: str, head: Answer) -> bytes:
         if method == "HEAD" or head.status in (204, 304):

@@ -342,7 +342,7 @@ class Playground:
         must(len(server.uploads) == 0, "uploads are left:", len(server.uploads))
         promised = cast(Any, server.uploads)._reservations.promised_bytes
         must(promised == 0, "room is still promised:", promised)
-        must(cast(Any, server.slots)._explaining == 0, "explanations are left")
+        must(cast(Any, server.entrance)._explaining == 0, "explanations are left")
         must(not cast(Any, server.uploads)._publishing, "somebody still publishes")
         calls = [call for call in self.clock.getDelayedCalls() if call.active()]
         must(not calls, "timers are left:", calls)

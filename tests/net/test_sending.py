@@ -302,6 +302,21 @@ class SendfileTests(LiveTestCase):
         self.assertTrue(self.sendfile.sizes)
 
     @inlineCallbacks
+    def test_at_once(self) -> Iterator[Any]:
+        """What the socket takes leaves with the head, before the reactor's next turn."""
+        handler, _ = self.serve()
+        sent: list[bool] = []
+
+        def render(request: StreamingRequest) -> Any:
+            request.beginWith(200, b"OK", b"Content-Length: 20000\r\n")
+            sending = send_file(request, handler.fd, 7, 20_000, 60)
+            sent.append(sending.called)
+            return NOT_DONE_YET
+
+        received = yield in_thread(ask, self.tcp(LiveSite(render)), get().replace(b"1.1", b"1.0"))
+        self.assertEqual((parse_answers(received)[0].body, sent), (self.data[7:20_007], [True]))
+
+    @inlineCallbacks
     def test_slices(self) -> Iterator[Any]:
         """A connection sends no more than a slice at a time."""
         _, site = self.serve()

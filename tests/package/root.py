@@ -105,7 +105,8 @@ class Root:
         :raises CommandFailed: as said.
         """
         env = ["env", "-i", f"PATH={_PATH}", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8"]
-        return _run(["chroot", self.path, *env, "sh", "-ec", command], command)
+        inside = ["unshare", "-m", "-p", "--fork", f"--mount-proc={self.path}/proc", "chroot", str(self.path)]
+        return _run([*inside, *env, "sh", "-ec", command], command)
 
     def files(self) -> set[str]:
         """Every path in it, but for what any package's installation changes."""

@@ -89,7 +89,7 @@ def _subject(args: tuple[Any, ...]) -> str:
     return os.path.join(os.readlink(f"/proc/self/fd/{directory_fd}"), os.fsdecode(name))
 
 
-for _method in [name for name in vars(Disk) if not name.startswith("_")]:
+for _method in [name for name, value in vars(Disk).items() if callable(value) and not name.startswith("_")]:
     setattr(ScriptedDisk, _method, _scripted(_method))
 
 

@@ -27,7 +27,7 @@ awkward = st.lists(
 good_segments = (
     st.binary(min_size=1, max_size=40)
     .map(lambda raw: bytes(byte for byte in raw if byte > 0x1F and byte not in b"\x7f/"))
-    .filter(lambda segment: segment not in (b"", b".", b"..") and segment.lower() != b".hmacfs")
+    .filter(lambda segment: segment not in (b"", b".", b"..") and segment.lower() not in (b".hmacfs", b".up"))
 )
 
 
@@ -145,6 +145,14 @@ class FromUrlTests(SynchronousTestCase):
         self.refused(b".hmacfs")
         self.refused(b"%2Ehmacfs", b"x")
         self.refused(b".HMACfs", b"x")
+
+    def test_unfinished_uploads(self) -> None:
+        """Where they have their URLs there are no slots; nobody means harm by asking for one there."""
+        with self.assertRaises(Refused) as caught:
+            SlotPath.from_url([b".up", b"x"])
+        self.assertEqual((caught.exception.status, caught.exception.reason), (400, "bad-name"))
+        for path in (b"a/.up", b".UP/x", b".upx/x"):
+            self.assertEqual(SlotPath.from_url(path.split(b"/")).encoded, path)
 
     @given(st.lists(awkward, max_size=6))
     def test_never_escapes(self, raw_segments: list[bytes]) -> None:

@@ -43,6 +43,11 @@ class RefusalTests(SynchronousTestCase):
                 },
             )
 
+    def test_unregistered_status(self) -> None:
+        """That of tus for a wrong checksum has a name, too."""
+        answer = refusal(Refused(460, "digest-mismatch", "No."), b"application/json")
+        self.assertEqual(json.loads(answer.body)["title"], "Checksum Mismatch")
+
     def test_own_headers(self) -> None:
         """Those that the status calls for; and nobody is to keep a refusal."""
         for accept in (None, b"application/json"):

@@ -80,7 +80,8 @@ class EveryAnswerTests(ServerTestCase):
             ("PUT", URL, ORIGIN, 403),
             ("PUT", URL, {"Authorization": "Bearer x"}, 401),
             ("PUT", v(PATH, 4), ORIGIN, 411),
-            ("POST", URL, ORIGIN, 405),
+            ("POST", URL, ORIGIN, 412),
+            ("TRACE", URL, ORIGIN, 405),
             ("OPTIONS", URL, ORIGIN, 204),
             ("OPTIONS", "/", ORIGIN, 204),
             ("DELETE", URL, ORIGIN, 403),
@@ -96,7 +97,7 @@ class EveryAnswerTests(ServerTestCase):
         self.server = server
 
     def test_of_our_faults(self) -> None:
-        self.patch(self.server.slots, "_downloads", None)
+        self.patch(self.server.downloads, "_store", None)
         self.check(request("GET", URL, ORIGIN), 500)
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
 

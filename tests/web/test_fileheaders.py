@@ -17,7 +17,15 @@ from twisted.web.http_headers import Headers
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.store import StoredFile
 from hmacfs.storage.types import storable_type
-from hmacfs.web.fileheaders import disposition, entity_tag, file_headers, is_current, range_applies, served_type
+from hmacfs.web.fileheaders import (
+    HeadLines,
+    disposition,
+    entity_tag,
+    file_headers,
+    is_current,
+    range_applies,
+    served_type,
+)
 
 NOW = 1_795_000_000.0
 MTIME = 1_790_000_000
@@ -189,6 +197,28 @@ class ValidatorTests(SynchronousTestCase):
     def cache_control(self, expires: float | None) -> str:
         stored = evolve(FILE, facts=evolve(FACTS, expires=expires))
         return dict(file_headers(stored, b"x", NOW))["Cache-Control"]
+
+
+class HeadLinesTests(SynchronousTestCase):
+    """The same headers as lines, some of them from before."""
+
+    def test_never_stale(self) -> None:
+        """Whatever has changed about a file, or the time: the lines are those of its headers now."""
+        facts = Facts("image/png", b"x" * 32, None, 5000.0, 1.0)
+        file = StoredFile(10, 1_000_000_000, 7, facts)
+        lines = HeadLines()
+        changed = [
+            evolve(file, size=11, facts=evolve(facts, sha256=None)),
+            evolve(file, mtime_ns=9_000_000_000),
+            evolve(file, inode=8, facts=evolve(facts, sha256=None)),
+            evolve(file, facts=evolve(facts, content_type="text/html")),
+            evolve(file, facts=evolve(facts, sha256=b"y" * 32)),
+            evolve(file, facts=evolve(facts, expires=None)),
+        ]
+        for each in (file, *changed, file):
+            for name, now in ((b"a", 0.0), (b"b", 0.0), (b"a", 4000.5)):
+                wanted = "".join(f"{header}: {value}\r\n" for header, value in file_headers(each, name, now))
+                self.assertEqual(lines(each, name, now), wanted.encode())
 
 
 class ConditionTests(SynchronousTestCase):

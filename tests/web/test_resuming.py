@@ -282,6 +282,13 @@ class QueryTests(ResumingTestCase):
         self.assertEqual(self.server.head(U).headers["x-session-token"], token)
         self.assert_stored(self.server.ask(whole(headers={"X-Session-Token": token})))
 
+    def test_tells_where_the_upload_is(self) -> None:
+        """Its own URL, for the dialects that go on with it there."""
+        location = self.server.ask(query()).headers["location"]
+        self.assertRegex(location, r"\A/upload/\.up/[A-Za-z0-9_-]{32}-1\Z")
+        self.assertEqual(self.server.ask(part(0, 39)).headers["location"], location)
+        self.assertNotIn("location", self.server.ask(part(40, 99)).headers)
+
     def test_asks(self) -> None:
         self.interrupt(40)
         self.assertEqual(self.server.ask(query()).headers["upload-offset"], "40")

@@ -192,7 +192,7 @@ class RemarkTests(ServerTestCase):
 
     def test_fails(self) -> None:
         """An explanation that has a fault itself costs nobody the line."""
-        self.patch(self.server.slots, "_gate", _Unexplaining(self.server.slots._gate))
+        self.patch(self.server.entrance, "_gate", _Unexplaining(self.server.entrance._gate))
         self.refuse(self.server, v(PATH, 17))
         self.assertEqual([entry.reason for entry in self.server.entries], ["bad-signature"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -219,7 +219,7 @@ class SecretTests(ServerTestCase):
 
     def test_in_faults(self) -> None:
         """Of ours, tracebacks included."""
-        self.patch(self.server.slots, "_uploads", None)
+        self.patch(self.server.uploads, "_turns", None)
         self.server.put(PATH, CONTENT)
         self.server.ask(request("PUT", URL, bearer(PATH, 16), CONTENT))
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 2)
