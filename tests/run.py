@@ -14,7 +14,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from attrs import asdict, field, frozen
 from tests import middle
 
 ROOT = Path(__file__).resolve().parents[1]
+SLOWEST = 12
+"""How many modules are named for the time they take."""
 MACHINE = ("IPv6",)
 """Needs that no package can meet: a test left out for one of these is no failure."""
 
@@ -37,6 +41,7 @@ class Outcome:
     :ivar failed: the names of those that did not.
     :ivar skipped: the names of those that skipped themselves, with their reasons.
     :ivar left_out: what each missing peer has cost.
+    :ivar slowest: the modules that took longest, and how many seconds each.
     """
 
     title: str
@@ -44,6 +49,7 @@ class Outcome:
     failed: list[str] = field(factory=list)
     skipped: list[str] = field(factory=list)
     left_out: dict[str, list[str]] = field(factory=dict)
+    slowest: list[tuple[str, float]] = field(factory=list)
 
 
 def cases(suite: Any) -> Iterator[Any]:
@@ -55,16 +61,28 @@ def cases(suite: Any) -> Iterator[Any]:
         yield suite
 
 
+def module_of(test: Any) -> str:
+    """The module of a test, which trial may have wrapped."""
+    name: str = test.id()
+    return name.rsplit(".", 2)[0]
+
+
+def _is_of_the_newest_alone(case: Any) -> bool:
+    """Whether a test is about other programs, and not about the Twisted that runs it: once is enough then."""
+    return bool(getattr(sys.modules[type(case).__module__], "NEWEST_ALONE", False))
+
+
 def _never_awaited(case: Any) -> bool:
     """Whether trial of Twisted 22.4 would call a test, not await it, and count it as passed (see ``tests.awaiting``)."""
     return inspect.iscoroutinefunction(getattr(case, getattr(case, "_testMethodName", ""), None))
 
 
-def run_here(directory: str, names: list[str]) -> Outcome:
+def run_here(directory: str, names: list[str], *, newest: bool) -> Outcome:
     """Run the tests in this process.
 
     :param directory: where trial works.
     :param names: of packages, modules, classes or methods; none of them means all tests.
+    :param newest: whether this is the newest Twisted that they are run with.
     """
     import twisted
     from twisted.trial.reporter import TreeReporter
@@ -72,18 +90,33 @@ def run_here(directory: str, names: list[str]) -> Outcome:
 
     from tests.peers import PEERS
 
+    took_s: defaultdict[str, float] = defaultdict(float)
+
+    class TimedReporter(TreeReporter):
+        """Also notes how long the tests of each module take."""
+
+        def startTest(self, test: Any) -> None:
+            took_s[module_of(test)] -= time.monotonic()
+            super().startTest(test)
+
+        def stopTest(self, test: Any) -> None:
+            super().stopTest(test)
+            took_s[module_of(test)] += time.monotonic()
+
     chosen = TestSuite()
     unrun: list[str] = []
     left_out: dict[str, list[str]] = {}
     for case in cases(TestLoader().loadByNames(names or ["tests"], recurse=True)):
         absent = [name for name in getattr(case, "needs", ()) if not PEERS[name].present()]
+        if not newest and _is_of_the_newest_alone(case):
+            continue
         if _never_awaited(case):
             unrun.append(case.id())
         elif absent:
             left_out.setdefault(absent[0], []).append(case.id())
         else:
             chosen.addTest(case)
-    result: Any = TrialRunner(TreeReporter, workingDirectory=directory).run(chosen)
+    result: Any = TrialRunner(TimedReporter, workingDirectory=directory).run(chosen)
     wrong = [*result.failures, *result.errors, *result.unexpectedSuccesses]
     version = ".".join(str(part) for part in sys.version_info[:3])
     return Outcome(
@@ -92,6 +125,7 @@ def run_here(directory: str, names: list[str]) -> Outcome:
         failed=sorted({*unrun, *(entry[0].id() for entry in wrong)}),
         skipped=[f"{case.id()}: {reason}" for case, reason in result.skips],
         left_out=left_out,
+        slowest=sorted(took_s.items(), key=lambda took: -took[1])[:SLOWEST],
     )
 
 
@@ -109,6 +143,8 @@ class Run:
         self._python = python
         self._report, self._output = scratch / "outcome.json", scratch / "output"
         argv = [str(python), "-m", "tests.run", "--here", directory, "--report", str(self._report), *names]
+        if aside:
+            argv.append("--older")
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         with self._output.open("wb") as output:
             kept = output if aside else None
@@ -166,6 +202,11 @@ def explain(outcome: Outcome) -> None:
     from tests.peers import PEERS
 
     say(f"\n{outcome.title}: {outcome.passed} passed, {len(outcome.failed)} failed")
+    if outcome.slowest:
+        say(
+            "  longest: "
+            + ", ".join(f"{name.removeprefix('tests.')} {took_s:.0f} s" for name, took_s in outcome.slowest)
+        )
     for name, tests in outcome.left_out.items():
         cure = f"; in Debian: {' '.join(PEERS[name].packages)}" if PEERS[name].packages else ""
         say(f"  left out, because this machine has no {name}{cure}:")
@@ -183,11 +224,12 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--here", metavar="DIRECTORY", help="run in this process; trial works in DIRECTORY")
+    parser.add_argument("--older", action="store_true", help="with --here: not with the newest Twisted")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the outcome to FILE")
     parser.add_argument("names", nargs="*", help="packages, modules, classes or methods (default: all tests)")
     options = parser.parse_args()
     if options.here is not None:
-        outcome = run_here(options.here, options.names)
+        outcome = run_here(options.here, options.names, newest=not options.older)
         options.report.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
         return 0
     outcomes = run_everywhere(options.names)

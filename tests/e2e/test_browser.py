@@ -11,6 +11,9 @@ from tests.e2e.resuming import TOKEN
 from tests.e2e.sharing import ServedTestCase
 from tests.e2e.tus import TusClient
 
+NEWEST_ALONE = True
+"""These tests are about other programs: once is enough."""
+
 SIZE = 12_000_000
 HTML = b'<!DOCTYPE html><meta charset="utf-8"><title>upload</title><script src="/page.js"></script>'
 

@@ -22,6 +22,9 @@ from tests.e2e.tus import TusClient
 if TYPE_CHECKING:
     import h11
 
+NEWEST_ALONE = True
+"""These tests are about other programs: once is enough."""
+
 SIZE = 12_000_000
 RATE_BYTES_S = 6_000_000
 FAULTS = (

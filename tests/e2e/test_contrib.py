@@ -13,6 +13,9 @@ from tests.e2e.daemon import Daemon
 from tests.e2e.processes import ROOT, PeerTestCase, program, run
 from tests.e2e.wire import Connection
 
+NEWEST_ALONE = True
+"""These tests are about other programs: once is enough."""
+
 CONTRIB = ROOT / "contrib"
 
 _OURS = re.compile(r"hmac_file_server_[a-z_]+")

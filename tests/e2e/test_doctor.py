@@ -12,6 +12,9 @@ from tests.e2e.processes import PeerTestCase, Process, accepts, program, run, wa
 from tests.e2e.signing import SECRET
 from tests.e2e.tls import Certificate
 
+NEWEST_ALONE = True
+"""These tests are about other programs: once is enough."""
+
 CONFIG = """
 daemon off;
 user root;

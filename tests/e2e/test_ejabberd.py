@@ -14,6 +14,9 @@ from tests.e2e.ejabberd import EXTERNAL, Ejabberd
 from tests.e2e.processes import PeerTestCase
 from tests.e2e.xmpp import USER, RequestFailed
 
+NEWEST_ALONE = True
+"""These tests are about other programs: once is enough."""
+
 NAMES = ("photo.jpg", "très cool+é.jpg", "a b & c;d=e%20f.txt", "имя файла", "🎉.png")
 
 

@@ -13,6 +13,9 @@ from tests.e2e.daemon import Daemon
 from tests.e2e.processes import PeerTestCase
 from tests.e2e.xmpp import Client
 
+NEWEST_ALONE = True
+"""These tests are about other programs: once is enough."""
+
 NAMES = ("photo.jpg", "très cool+é.jpg", "a b & c;d=e%20f.txt", "имя файла.png")
 
 

@@ -16,6 +16,9 @@ from tests.e2e.nginx import CONFIG
 from tests.e2e.processes import ROOT, PeerTestCase, Process, accepts, program, wait_until
 from tests.e2e.wire import Answer, Connection, ask
 
+NEWEST_ALONE = True
+"""These tests are about other programs: once is enough."""
+
 CONTENT = os.urandom(300_000)
 PATH = "slot/holiday video.mp4"
 

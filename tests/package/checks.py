@@ -76,7 +76,8 @@ def commands(machine: Machine) -> None:
         "hmacfs" in machine.run("cd /; twistd3 --help > /tmp/help; grep '^    hmacfs ' /tmp/help"), "twistd3 lists it"
     )
     machine.run("hmacfs check-config")
-    expect("one/hello.txt" in machine.run("hmacfs files list"), "hmacfs files list")
+    # The index hears of a file within some seconds.
+    machine.wait_for("hmacfs files list | grep -q one/hello.txt")
     machine.run("test -s /usr/share/bash-completion/completions/hmacfs")
 
 
