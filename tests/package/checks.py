@@ -98,6 +98,22 @@ def sandbox(machine: Machine) -> None:
     machine.run("rm /etc/hmacfs/key.pem /etc/hmacfs/cert.pem")
 
 
+def reloaded(machine: Machine) -> None:
+    """A new secret is taken up as README.Debian says, by the same process, and the old one is good for a while."""
+    pid = main_pid(machine)
+    machine.run(
+        "cp -p /etc/hmacfs/secret /tmp/old-secret; umask 027;"
+        " od -An -vtx1 -N32 /dev/urandom | tr -d ' \\n' > /etc/hmacfs/secret.new;"
+        " chgrp hmacfs /etc/hmacfs/secret.new; mv /etc/hmacfs/secret.new /etc/hmacfs/secret;"
+        " systemctl reload hmacfs"
+    )
+    machine.wait_for("systemctl show -P SubState hmacfs | grep -qx running")
+    taken = _UPLOAD.format(path="reload/new.txt", size=5, content="hello", secret=f'"{_SECRET}"', base=_BASE)
+    machine.wait_for(f"test $({taken.strip().replace(chr(10), '; ')}) = 201")
+    expect(upload(machine, "reload/old.txt", "$(cat /tmp/old-secret)") == "201", "the old secret is good for a while")
+    expect(main_pid(machine) == pid, "the service is the same process")
+
+
 def broken_configuration(machine: Machine) -> None:
     """A mistake ends the start with a sentence, not with success."""
     with _edited(machine, "s/^StoreDir = .*/StoreDir = 5/"):
