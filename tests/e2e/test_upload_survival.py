@@ -199,8 +199,8 @@ class DraftExpiryTests(OnRedis, InDraft, ExpiryMixin, ServedTestCase):
     """The draft; known in Redis."""
 
 
-class WorkersTests(InTus, SharedTestCase):
-    """One server of two processes: which of them has a client's connection makes no difference."""
+class OfTwoProcesses(InTus, SharedTestCase):
+    """One server of two processes."""
 
     def keys(self, house: PeerTestCase) -> dict[str, TomlValue]:
         return {**super().keys(house), "NumCores": 2}
@@ -226,6 +226,10 @@ class WorkersTests(InTus, SharedTestCase):
         self.client.connection = wait_until(connect, "a connection to the other process")
         return first
 
+
+class WorkersTests(OfTwoProcesses):
+    """Which of the two has a client's connection makes no difference."""
+
     def test_head(self) -> None:
         """It ends the PATCH that runs in the other one, and tells an offset that is good."""
         first = self.begin()
@@ -244,6 +248,10 @@ class WorkersTests(InTus, SharedTestCase):
         first = self.begin()
         self.assertEqual(self.client.delete().status, 204)
         self.assertTrue(first.closed_by_peer())
+
+
+class KilledWorkerTests(OfTwoProcesses):
+    """One of the two dies."""
 
     def test_killed(self) -> None:
         """What was durable in a process that dies is in the hands of the other one at once."""
