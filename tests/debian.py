@@ -31,8 +31,10 @@ NOT_IN_DEBIAN = ("http-sf", "slixmpp>=1.10", "typing-extensions>=4.6", "txredisa
 """What pip brings, without dependencies. Debian 12 has slixmpp, whose discovery fails on its Python, and too old a
 typing-extensions for http-sf, beside which our own reader of such fields is tested."""
 SERVICES = {
+    "caddy": "caddy",
     "ejabberd": "ejabberd",
     "fail2ban": "fail2ban",
+    "haproxy": "haproxy",
     "nginx-light": "nginx",
     "prometheus": "prometheus",
     "prosody": "prosody",

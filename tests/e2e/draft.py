@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.e2e.uploader import Headers, Uploader, merged
-from tests.e2e.wire import Answer, Connection
+from tests.e2e.wire import Address, Answer, Connection
 
 PARTIAL = {"Content-Type": "application/partial-upload"}
 
@@ -14,7 +14,7 @@ class DraftClient(Uploader):
     :param version: of the draft; ``None``: it says nothing of it, as clients of the RFC to come will.
     """
 
-    def __init__(self, port: int, content: bytes | int, version: int | None = 8, path: str | None = None) -> None:
+    def __init__(self, port: Address, content: bytes | int, version: int | None = 8, path: str | None = None) -> None:
         super().__init__(port, content, path)
         self.version = version
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.e2e.contrib import adapted
 from tests.e2e.processes import PeerTestCase, Process, program
 from tests.e2e.signing import SECRET
 from tests.e2e.xmpp import PASSWORD, USER, Client
 
 EXTERNAL, INTERNAL = "external.localhost", "upload.localhost"
+
+SIZE_LIMIT_BYTES = 10_000_000
 
 _LIBRARIES = Path("/usr/lib")
 
@@ -18,6 +21,17 @@ def libraries() -> Path | None:
     """Where ejabberd's code is, in Debian; ``None`` where it isn't."""
     found = [*_LIBRARIES.glob("*/ejabberd-*/ebin/ejabberd.app")]
     return found[0].parents[2] if found else None
+
+
+def _modules_that_sign(base_url: str, secret: str) -> str:
+    """As operators get them, but for the names, and for everybody."""
+    return adapted(
+        "ejabberd/mod_http_upload.yml",
+        ("  mod_http_upload:\n", f"  mod_disco: {{}}\n  mod_http_upload:\n    host: {EXTERNAL}\n    access: all\n"),
+        ("https://upload.example.org/upload", base_url),
+        ("the same secret", secret),
+        ("1073741824", str(SIZE_LIMIT_BYTES)),
+    )
 
 
 class Ejabberd(Client):
@@ -38,34 +52,24 @@ class Ejabberd(Client):
         self.docroot = directory / "upload"
         http_port = case.free_port()
         url = f"http://127.0.0.1:{http_port}/upload"
-        external = {"put_url": base_url, "external_secret": secret, "host": EXTERNAL}
-        internal = {"put_url": url, "get_url": url, "docroot": str(self.docroot), "host": INTERNAL}
+        internal = {"put_url": url, "get_url": url, "docroot": str(self.docroot), "host": INTERNAL, "access": "all"}
         loopback = {"ip": "127.0.0.1"}
         handlers = {"/upload": "mod_http_upload"}
         config = directory / "ejabberd.yml"
+        options: dict[str, object] = {
+            "loglevel": "info",
+            "hosts": ["localhost"],
+            "auth_method": "internal",
+            "listen": [
+                {**loopback, "port": self.port, "module": "ejabberd_c2s", "starttls": False, "access": "all"},
+                {**loopback, "port": http_port, "module": "ejabberd_http", "request_handlers": handlers},
+            ],
+        }
+        if keeps:
+            options["modules"] = {"mod_disco": {}, "mod_http_upload": internal}
         # JSON is YAML.
-        config.write_text(
-            json.dumps(
-                {
-                    "loglevel": "info",
-                    "hosts": ["localhost"],
-                    "auth_method": "internal",
-                    "listen": [
-                        {**loopback, "port": self.port, "module": "ejabberd_c2s", "starttls": False, "access": "all"},
-                        {**loopback, "port": http_port, "module": "ejabberd_http", "request_handlers": handlers},
-                    ],
-                    "modules": {
-                        "mod_disco": {},
-                        "mod_http_upload": {
-                            "access": "all",
-                            "max_size": 10_000_000,
-                            **(internal if keeps else external),
-                        },
-                    },
-                }
-            ),
-            encoding="utf-8",
-        )
+        text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in options.items())
+        config.write_text(text + ("" if keeps else _modules_that_sign(base_url, secret)), encoding="utf-8")
         user, host = USER.split("@")
         start = (
             "{ok, _} = application:ensure_all_started(ejabberd), "

@@ -11,7 +11,7 @@ from tests.e2e import signing
 from tests.e2e.daemon import Daemon, TomlValue
 from tests.e2e.processes import PeerTestCase, wait_until
 from tests.e2e.redis import Redis
-from tests.e2e.wire import Answer, Connection, ask
+from tests.e2e.wire import Address, Answer, Connection, ask
 
 MIB = 1 << 20
 PATH = "6f95dd3c-d84d-4ec3-9bfc-efc2794c9163/film.mp4"
@@ -26,11 +26,11 @@ def sha256(content: bytes) -> str:
 class Client:
     """A client with one file, the slot for it, and a connection for each request.
 
-    :param port: of the server, or of whatever is in front of it.
+    :param port: of the server, or of whatever is in front of it; any address will do.
     :param token: its session token, sent with every request; ``None``: it has none.
     """
 
-    def __init__(self, port: int, content: bytes, token: str | None = None, path: str = PATH) -> None:
+    def __init__(self, port: Address, content: bytes, token: str | None = None, path: str = PATH) -> None:
         self.port = port
         self.content = content
         self.target = signing.v(path, len(content))

@@ -9,14 +9,13 @@ from typing import ClassVar
 
 from hmacfs.metrics import Metrics
 from tests.e2e import signing
+from tests.e2e.contrib import CONTRIB
 from tests.e2e.daemon import Daemon
-from tests.e2e.processes import ROOT, PeerTestCase, program, run
+from tests.e2e.processes import PeerTestCase, program, run
 from tests.e2e.wire import Connection
 
 NEWEST_ALONE = True
 """These tests are about other programs: once is enough."""
-
-CONTRIB = ROOT / "contrib"
 
 _OURS = re.compile(r"hmac_file_server_[a-z_]+")
 
@@ -70,6 +69,20 @@ class PrometheusTests(PeerTestCase):
         """Alerts are about metrics that there are."""
         used = set(_OURS.findall((CONTRIB / "prometheus" / "alerts.yml").read_text()))
         self.assertEqual(used - exposed(), set())
+
+
+class LuaTests(PeerTestCase):
+    """Prosody's and Metronome's files. Metronome isn't in Debian: that it is Lua is all that is seen of that."""
+
+    needs: ClassVar[tuple[str, ...]] = ("luac",)
+
+    def test_syntax(self) -> None:
+        """Each of them is Lua."""
+        files = sorted(CONTRIB.glob("*/*.lua"))
+        self.assertEqual({file.parent.name for file in files}, {"metronome", "prosody"})
+        for file in files:
+            finished = run([program("luac5.4"), "-p", file])
+            self.assertEqual(finished.status, 0, finished.stderr)
 
 
 class GrafanaTests(PeerTestCase):

@@ -157,13 +157,13 @@ class MemoryTests(PeerTestCase):
         daemon = self.warm()
         before = daemon.rss_bytes()
         for content_type in ("multipart/form-data; boundary=x", "application/x-www-form-urlencoded"):
-            for method, deserved in (("POST", 405), ("PUT", 415)):
+            for method in ("POST", "PUT"):
                 headers = {"Content-Type": content_type}
                 with Connection(daemon.port) as connection:
                     connection.send_head(method, signing.url_path(PATH), headers, 200 * MIB)
                     early = connection.answer()
                 late = self.send(daemon, method, signing.url_path(PATH), headers, 200 * MIB)
-                self.assertEqual((early.status, late.status), (deserved, deserved), f"{method} {content_type}")
+                self.assertEqual((early.status, late.status), (415, 415), f"{method} {content_type}")
         self.assertLess(daemon.peak_rss_bytes() - before, FEW_BYTES)
         self.assertEqual(daemon.parts(), [])
 

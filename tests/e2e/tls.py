@@ -27,7 +27,7 @@ class Certificate:
         """
         made = cls(directory / "fullchain.pem", directory / "privkey.pem")
         options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
-        names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+        names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"]
         argv: list[str | Path] = [
             program("openssl"),
             "req",

@@ -10,7 +10,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from tests.e2e import signing
-from tests.e2e.wire import Answer, Connection, ask
+from tests.e2e.wire import Address, Answer, Connection, ask
 
 Headers = Mapping[str, str | None]
 """``None`` takes away one that the client would send by itself."""
@@ -21,7 +21,7 @@ Own = TypeVar("Own", bound="Uploader")
 class Uploader(ABC):
     """A client with one file, a slot for it, and the URL of its upload, once it has one.
 
-    :param port: of the server, or of whatever is in front of it.
+    :param port: of the server, or of whatever is in front of it; any address will do.
     :param content: the file, or how many random bytes it has.
 
     :ivar slot: the target of requests to the slot.
@@ -29,7 +29,7 @@ class Uploader(ABC):
     :ivar connection: what requests go over; ``None``: each over one of its own.
     """
 
-    def __init__(self, port: int, content: bytes | int, path: str | None = None) -> None:
+    def __init__(self, port: Address, content: bytes | int, path: str | None = None) -> None:
         self.port = port
         self.content = os.urandom(content) if isinstance(content, int) else content
         self.path = path or f"{uuid.uuid4()}/film.mp4"

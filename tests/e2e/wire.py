@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 
 from attrs import evolve, frozen
@@ -16,6 +18,22 @@ READ_BYTES = 1 << 16
 
 class Closed(Exception):
     """The peer has closed, or reset, the connection before the whole answer was there."""
+
+
+@frozen
+class Secure:
+    """Where TLS is spoken.
+
+    :ivar port: of 127.0.0.1.
+    :ivar trusted: certificates, in PEM.
+    """
+
+    port: int
+    trusted: Path
+
+
+Address = int | tuple[str, int] | str | Secure
+"""A TCP port of 127.0.0.1, a pair of host and port, the path of a UNIX socket, or where TLS is spoken."""
 
 
 @frozen
@@ -54,12 +72,15 @@ class Answer:
 class Connection:
     """One connection to a server.
 
-    :param address: a TCP port of 127.0.0.1, a pair of host and port, or the path of a UNIX socket.
     :param source: the address to come from, where it matters.
     """
 
-    def __init__(self, address: int | tuple[str, int] | str, source: str = "") -> None:
-        if isinstance(address, str):
+    def __init__(self, address: Address, source: str = "") -> None:
+        if isinstance(address, Secure):
+            plain = socket.create_connection(("127.0.0.1", address.port), PATIENCE_S, (source, 0) if source else None)
+            context = ssl.create_default_context(cafile=address.trusted)
+            self.socket: socket.socket = context.wrap_socket(plain, server_hostname="localhost")
+        elif isinstance(address, str):
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.socket.settimeout(PATIENCE_S)
             self.socket.connect(address)
@@ -94,7 +115,7 @@ class Connection:
         try:
             for piece in pieces:
                 self.socket.sendall(piece)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             return False
         return True
 
@@ -122,17 +143,18 @@ class Connection:
         :raises Closed: the connection ended before the response did.
         """
         before: list[Answer] = []
-        while (head := self._head()).status < 200:
+        while (head := self.head()).status < 200:
             before.append(head)
         return evolve(head, body=self._body(method, head), before=tuple(before))
 
     def interim(self) -> Answer:
         """Read one interim response (RFC 9110 section 15.2)."""
-        head = self._head()
+        head = self.head()
         assert head.status < 200, f"a final response, {head.status}"
         return head
 
-    def _head(self) -> Answer:
+    def head(self) -> Answer:
+        """Read the head of the next response, interim or final."""
         lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
         pairs = (line.partition(":") for line in lines[1:])
         headers = tuple((name.lower(), value.strip()) for name, _, value in pairs)
@@ -164,6 +186,16 @@ class Connection:
             data, self._received = bytes(self._received), bytearray()
         return data
 
+    def hears(self, patience_s: float) -> bool:
+        """Whether anything has come, or comes within that time."""
+        self.socket.settimeout(patience_s)
+        try:
+            return bool(self._received) or self._more()
+        except TimeoutError:
+            return False
+        finally:
+            self.socket.settimeout(PATIENCE_S)
+
     def closed_by_peer(self) -> bool:
         """Wait for the peer to close: with FIN or RST, but without one more byte."""
         try:
@@ -194,7 +226,7 @@ class Connection:
 
 
 def ask(
-    address: int | tuple[str, int] | str,
+    address: Address,
     method: str,
     target: str,
     headers: Mapping[str, str] | None = None,

@@ -1,0 +1,5 @@
+Component "upload.example.org" "http_upload_external"
+    http_file_external_url = "https://upload.example.org/upload/"
+    http_file_secret = "the same secret"
+    http_file_external_delete_url = "https://upload.example.org/upload/"
+    http_file_delete_secret = "the same as DeleteSecret"
