@@ -81,6 +81,7 @@ class ClientAddresses:
     def __init__(self, trusted: Iterable[Trusted]) -> None:
         self._trusted = tuple(map(_unmapped_network, trusted))
         self._is_trusted = lru_cache(_REMEMBERED)(self._find_trusted)
+        self._speaking_for_itself = lru_cache(_REMEMBERED)(self._find_speaking_for_itself)
 
     def resolve(self, peer: IAddress | None, headers: Headers) -> ClientAddress:
         """Tell who sent a request.
@@ -89,8 +90,10 @@ class ClientAddresses:
         :param headers: of the request. Whatever they contain, nothing is raised.
         """
         last = _peer(peer)
+        if not any(map(headers.hasHeader, _HEADERS)):
+            return self._speaking_for_itself(last)
         if not self._is_trusted(last):
-            return ClientAddress(_host(last), is_proxy=False, headers_ignored=any(map(headers.hasHeader, _HEADERS)))
+            return ClientAddress(_host(last), is_proxy=False, headers_ignored=True)
         for hop in islice(_chain(headers), MAX_HOPS):
             if hop is None:
                 break
@@ -105,6 +108,9 @@ class ClientAddresses:
         What has no forwarding header may be from anybody on the proxy's machine.
         """
         return self._is_trusted(_peer(peer)) and any(map(headers.hasHeader, _HEADERS))
+
+    def _find_speaking_for_itself(self, peer: _Hop) -> ClientAddress:
+        return ClientAddress(_host(peer), is_proxy=self._is_trusted(peer), headers_ignored=False)
 
     def _find_trusted(self, hop: _Hop) -> bool:
         if hop is None or hop == "unix":

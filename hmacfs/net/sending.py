@@ -2,8 +2,9 @@
 
 Twisted has no ``sendfile`` (twisted issue 11395, open since 2004). What makes it possible with public names alone: a
 *pull* producer is asked for more exactly when the transport's own buffer is empty, which is when the headers have left
-and the socket may be written to directly. For what the socket takes at once nobody waits for the reactor's next turn:
-``doWrite``, which the reactor would call then, is called right away.
+and the socket may be written to directly. Most files are smaller than what a socket takes at once: if the headers have left
+already, it is given the file right away, and only what is left over then is a producer's business. Nor does the producer
+wait for the reactor's next turn: ``doWrite``, which the reactor would call then, is called when it is registered.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import errno
 import os
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IPullProducer, IPushProducer, ISystemHandle
 from twisted.python.failure import Failure
@@ -59,10 +60,30 @@ def send_file(request: StreamingRequest, fd: int, offset: int, size: int, stall_
         return fail(ConnectionLost("The peer was gone before the file was sent."))
     if not request.startedWriting and not request.responseHeaders.hasHeader(b"content-length"):
         raise ValueError("A file is sent as it is: its response needs a Content-Length.")
+    sent = _sent_at_once(request, fd, offset, size)
+    if sent == size:
+        request.finish()
+        return succeed(None)
     transport: Any = request.channel.transport
     direct = ISystemHandle.providedBy(transport) and not request.channel.isSecure()
     sender = _Sendfile if direct and size > SMALL_BYTES else _Copy
-    return sender(request, fd, offset, size, stall_s).start()
+    return sender(request, fd, offset + sent, size - sent, stall_s).start()
+
+
+def _sent_at_once(request: StreamingRequest, fd: int, offset: int, size: int) -> int:
+    """Send what the socket takes now, if the head is in it and nothing else is before the file.
+
+    :return: how much that was. What fails will fail again for those who send the rest, and know what to do about it.
+    """
+    free = request.channel.freeSocket if request.startedWriting else None
+    if free is None:
+        return 0
+    try:
+        sent = os.sendfile(free.fileno(), fd, offset, min(size, SLICE_BYTES))
+    except OSError:
+        return 0
+    request.sentLength += sent
+    return sent
 
 
 class _Sender:

@@ -21,8 +21,8 @@ What a resource may count on:
 * No connection lives for ever: every phase of it has a bound (:class:`~hmacfs.net.limits.Limits`).
 
 Written for Twisted 22.4 (with the security patches of 2023) and later. Of private names it uses the channel's
-``_command``, ``_path``, ``_version``, ``_networkProducer`` and ``_respondToBadRequestAndDisconnect``, and of private
-modules that of the PROXY protocol's wrapper.
+``_command``, ``_path``, ``_version``, ``_networkProducer`` and ``_respondToBadRequestAndDisconnect``, the socket's
+``_tempDataBuffer``, and of private modules that of the PROXY protocol's wrapper.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from io import BytesIO
 from math import inf
-from socket import SHUT_WR
+from socket import MSG_MORE, SHUT_WR, socket
 from time import time
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -212,7 +212,7 @@ class StreamingRequest(server.Request):
             self._decideWhatFollows()
         super().write(data)
 
-    def beginWith(self, status: int, phrase: bytes, lines: bytes) -> None:
+    def beginWith(self, status: int, phrase: bytes, lines: bytes, *, more: bool) -> None:
         """Begin the answer with a head that is ready, and leave the body to the caller.
 
         It gets the site's headers, the date, and those that were set on the request. To have Twisted put one together,
@@ -221,6 +221,7 @@ class StreamingRequest(server.Request):
         :param phrase: the words that go with *status*.
         :param lines: further headers, each with its CRLF, ``Content-Length`` among them. None of them may be among the
             site's.
+        :param more: whether there is a body, and the caller is about to send it.
         """
         self._decideWhatFollows()
         self.setResponseCode(status, phrase)
@@ -231,7 +232,7 @@ class StreamingRequest(server.Request):
             for value in values
         ]
         head = (self.clientproto, status, phrase, self.channel.site.headerLines, lines, b"".join(set_here))
-        self.channel.write(b"%b %d %b\r\n%b%b%b\r\n" % head)
+        self.channel.writeHead(b"%b %d %b\r\n%b%b%b\r\n" % head, more=more)
 
     def finishWith(self, status: int, answer: Callable[[bool], bytes]) -> None:
         """Answer with a whole response that somebody else has made, and finish.
@@ -567,6 +568,34 @@ class StreamingChannel(HTTPChannel):
         if streaming and not self.writable:
             # The transport has told us, and won't repeat it for a newcomer.
             producer.pauseProducing()
+
+    @property
+    def freeSocket(self) -> socket | None:
+        """The socket, if it may be written to past the transport: it is a bare one, and all before has left."""
+        transport: Any = self.transport
+        if not isinstance(transport, Connection) or transport.TLS:
+            return None
+        waits = transport.dataBuffer or transport._tempDataBuffer
+        if waits or transport.disconnecting or not transport.connected:
+            return None
+        found: socket = transport.socket
+        return found
+
+    def writeHead(self, head: bytes, *, more: bool) -> None:
+        """Write the head of an answer, into the socket where that has room.
+
+        The transport would have the reactor watch the socket, and write in its next turn.
+
+        :param more: it may wait for the body, so that both leave in one packet.
+        """
+        free = self.freeSocket
+        try:
+            sent = 0 if free is None else free.send(head, MSG_MORE if more else 0)
+        except OSError:
+            # It is full; or gone, which the transport finds out too.
+            sent = 0
+        if sent < len(head):
+            self.write(head[sent:])
 
     def writeInterim(self, head: bytes) -> None:
         """Send the whole of an interim response."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import lru_cache
 from typing import Any, Final
 
 from attrs import frozen
@@ -27,6 +28,11 @@ ATTRIBUTE: Final = "user.hmacfs.facts"
 ADOPTED: Final = "adopted"
 
 _VERSION: Final = 1
+
+#: Of how many files the facts are remembered as they were read, so that the same bytes aren't parsed at every download,
+#: and how long those may be: a content type can take kilobytes.
+_REMEMBERED: Final = 4096
+_REMEMBERED_BYTES: Final = 512
 
 
 @frozen
@@ -88,11 +94,7 @@ class Facts:
     @classmethod
     def decode(cls, encoded: bytes) -> Facts | None:
         """The reverse of :meth:`encode`; ``None`` for whatever it didn't make."""
-        try:
-            return cls._from_fields(json.loads(encoded))
-        # A deep nest of brackets ends in RecursionError, a number with 400 digits in OverflowError.
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return None
+        return _remembered(encoded) if len(encoded) <= _REMEMBERED_BYTES else _decoded(encoded)
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> Facts:
@@ -109,6 +111,17 @@ class Facts:
             quarantined=None if quarantined is None else _text(quarantined),
             source=None if source is None else _text(source),
         )
+
+
+def _decoded(encoded: bytes) -> Facts | None:
+    try:
+        return Facts._from_fields(json.loads(encoded))
+    # A deep nest of brackets ends in RecursionError, a number with 400 digits in OverflowError.
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+
+
+_remembered = lru_cache(_REMEMBERED)(_decoded)
 
 
 def _text(value: Any) -> str:

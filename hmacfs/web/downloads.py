@@ -101,15 +101,16 @@ class Downloads:
         lines = self._head_lines(stored, path.name, now)
         if part is None:
             part = ByteRange(0, stored.size)
-            request.beginWith(200, b"OK", b"%bContent-Length: %d\r\n" % (lines, part.size))
+            status, phrase = 200, b"OK"
         else:
-            content_range = part.content_range(stored.size).encode("ascii")
-            more = b"Content-Range: %b\r\nContent-Length: %d\r\n" % (content_range, part.size)
-            request.beginWith(206, b"Partial Content", lines + more)
-        if request.method == b"HEAD" or not part.size:
-            request.finish()
-        else:
+            lines += b"Content-Range: %b\r\n" % part.content_range(stored.size).encode("ascii")
+            status, phrase = 206, b"Partial Content"
+        has_body = request.method == b"GET" and part.size > 0
+        request.beginWith(status, phrase, b"%bContent-Length: %d\r\n" % (lines, part.size), more=has_body)
+        if has_body:
             await self._send(request, stored, part)
+        else:
+            request.finish()
         return None
 
     def _elsewhere(

@@ -17,7 +17,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from hmacfs.net import sending
 from hmacfs.net.sending import COPY_BYTES, SLICE_BYTES, FileShrank, SendStalled, send_file
-from hmacfs.net.streaming import StreamingRequest
+from hmacfs.net.streaming import StreamingChannel, StreamingRequest
 from tests.net.sockets import LiveSite, LiveTestCase, ask, dial, in_thread, reactor, read_all
 from tests.net.wire import ABORTED, CLOSED, OPEN, Later, connect, get, parse_answers, put
 
@@ -31,12 +31,14 @@ HUGE = 64 * MiB
 class FileHandler:
     """A resource that sends a part of a file, as the URL says: ``/offset-size``; or ``/much`` that is no file.
 
+    :param begins: the head is written before the file is sent.
     :ivar results: of every sending, in order of their ends: ``None`` or the failure.
     """
 
-    def __init__(self, path: Path, stall_s: float = 60.0) -> None:
+    def __init__(self, path: Path, stall_s: float = 60.0, *, begins: bool = False) -> None:
         self.fd = os.open(path, os.O_RDWR)
         self.stall_s = stall_s
+        self._begins = begins
         self.results: list[Failure | None] = []
         self.sendings: list[Deferred[None]] = []
         self._waiting: list[Deferred[None]] = []
@@ -45,7 +47,10 @@ class FileHandler:
         if request.path == b"/much":
             return b"x" * MiB
         offset, _, size = request.path[1:].partition(b"-")
-        request.setHeader(b"content-length", size)
+        if self._begins:
+            request.beginWith(200, b"OK", b"Content-Length: %b\r\n" % size, more=True)
+        else:
+            request.setHeader(b"content-length", size)
         sending = send_file(request, self.fd, int(offset), int(size), self.stall_s)
         self.sendings.append(sending)
         sending.addBoth(self._ended)
@@ -250,6 +255,8 @@ class Sendfile:
 class SendfileTests(LiveTestCase):
     """Sending by sendfile(2), over true sockets."""
 
+    begins = False
+
     def setUp(self) -> None:
         self.data = pattern(3 * MiB + 1000)
         self.sendfile = Sendfile(self)
@@ -258,7 +265,7 @@ class SendfileTests(LiveTestCase):
         path = self.file(self.data if data is None else data)
         if size is not None:
             os.truncate(path, size)
-        handler = FileHandler(path)
+        handler = FileHandler(path, begins=self.begins)
         self.addCleanup(os.close, handler.fd)
         return handler, LiveSite(handler, **kw)
 
@@ -300,21 +307,6 @@ class SendfileTests(LiveTestCase):
         self.assertEqual([a.body for a in parse_answers(received)], [self.data])
         self.assertEqual((handler.results, site.finished[0].getClientAddress().host), ([None], "192.0.2.7"))
         self.assertTrue(self.sendfile.sizes)
-
-    @inlineCallbacks
-    def test_at_once(self) -> Iterator[Any]:
-        """What the socket takes leaves with the head, before the reactor's next turn."""
-        handler, _ = self.serve()
-        sent: list[bool] = []
-
-        def render(request: StreamingRequest) -> Any:
-            request.beginWith(200, b"OK", b"Content-Length: 20000\r\n")
-            sending = send_file(request, handler.fd, 7, 20_000, 60)
-            sent.append(sending.called)
-            return NOT_DONE_YET
-
-        received = yield in_thread(ask, self.tcp(LiveSite(render)), get().replace(b"1.1", b"1.0"))
-        self.assertEqual((parse_answers(received)[0].body, sent), (self.data[7:20_007], [True]))
 
     @inlineCallbacks
     def test_slices(self) -> Iterator[Any]:
@@ -485,3 +477,67 @@ class SendfileTests(LiveTestCase):
         received = yield in_thread(ask, address, requests)
         self.assertEqual(len(parse_answers(received)), 2007)
         self.assertEqual(handler.results, [None] * 2007)
+
+
+class AtOnceTests(SendfileTests):
+    """The same, with heads that have been written: what the sockets take leaves right away."""
+
+    begins = True
+
+    def sockets(self, *refusals: OSError) -> list[int]:
+        """Have sockets fail to take heads, or take a few bytes of them after that.
+
+        :return: how much was taken of each head.
+        """
+        left, taken = list(refusals), list[int]()
+
+        class Slow:
+            def __init__(self, socket: Any) -> None:
+                self.fileno = socket.fileno
+                self._socket = socket
+
+            def send(self, data: bytes, flags: int) -> int:
+                if left:
+                    raise left.pop()
+                taken.append(self._socket.send(data[:7], flags))
+                return taken[-1]
+
+        free: Any = StreamingChannel.freeSocket.fget
+        found = property(lambda channel: None if free(channel) is None else Slow(free(channel)))
+        self.patch(StreamingChannel, "freeSocket", found)
+        return taken
+
+    @inlineCallbacks
+    def test_nobody_waits(self) -> Iterator[Any]:
+        """The sending is over when it has begun, and nothing has been registered for it."""
+        self.patch(sending, "_Sendfile", None)
+        handler, _ = self.serve()
+        over: list[bool] = []
+
+        def render(request: StreamingRequest) -> Any:
+            result = handler(request)
+            over.append(handler.sendings[-1].called)
+            return result
+
+        received = yield in_thread(ask, self.tcp(LiveSite(render)), get(b"/7-20000").replace(b"1.1", b"1.0"))
+        self.assertEqual((parse_answers(received)[0].body, over), (self.data[7:20_007], [True]))
+
+    @inlineCallbacks
+    def check_sockets(self) -> Iterator[Any]:
+        handler, site = self.serve()
+        requests = get(b"/0-300") + get(b"/5-100000").replace(b"1.1", b"1.0")
+        received = yield in_thread(ask, self.tcp(site), requests)
+        self.assertEqual([a.body for a in parse_answers(received)], [self.data[:300], self.data[5:100_005]])
+        self.assertEqual(handler.results, [None, None])
+
+    @inlineCallbacks
+    def test_half_a_head(self) -> Iterator[Any]:
+        """What a socket doesn't take of a head goes before the file."""
+        taken = self.sockets()
+        yield self.check_sockets()
+        self.assertEqual(taken[0], 7)
+
+    def test_no_room_for_the_head(self) -> Any:
+        """A socket that takes nothing of it is waited for."""
+        self.sockets(BlockingIOError(11, "not now"), BlockingIOError(11, "not now"))
+        return self.check_sockets()
