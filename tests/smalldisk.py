@@ -76,6 +76,10 @@ class SmallDisk:
         """Let nothing be written any more, or again. Nobody may have a file open for writing."""
         _run("mount", "-o", "remount,ro" if yes else "remount,rw", str(self.path))
 
+    def cover(self, place: Path, by: Path) -> None:
+        """Have a file of another disk in the place of one of this disk."""
+        _run("mount", "--bind", str(by), str(place))
+
     def unmount(self) -> None:
         """Take it away, lazily: who has something of it open doesn't notice. Its files are in :attr:`aside` now."""
         self._aside = self._aside or Path(tempfile.mkdtemp(prefix="hmacfs-disk-"))

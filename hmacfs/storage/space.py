@@ -32,7 +32,8 @@ class Reservation:
 
     def release(self) -> None:
         """The upload is over, one way or the other. May be called again."""
-        self._give_back(self._outstanding_bytes)
+        if self._outstanding_bytes:
+            self._give_back(self._outstanding_bytes)
 
     def _give_back(self, size_bytes: int) -> None:
         self._outstanding_bytes -= size_bytes
@@ -74,11 +75,22 @@ class Reservations:
         :raises OSError: when the file system doesn't say.
         """
         with self._promises.one_at_a_time():
-            if size_bytes > self._available_bytes():
-                raise self._refusal()
+            self._check(size_bytes)
             self.promised_bytes += size_bytes
             self._tell()
         return Reservation(self, size_bytes)
+
+    def check(self, size_bytes: int) -> None:
+        """See whether there is room for so much now, and promise nothing.
+
+        :raises Refused, OSError: as :meth:`reserve`.
+        """
+        with self._promises.one_at_a_time():
+            self._check(size_bytes)
+
+    def _check(self, size_bytes: int) -> None:
+        if size_bytes > self._available_bytes():
+            raise self._refusal()
 
     def spent(self, size_bytes: int) -> None:
         """So many bytes were written since statvfs was asked. Those that were promised are still to be withdrawn."""

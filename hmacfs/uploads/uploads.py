@@ -506,7 +506,7 @@ class Uploads:
         try:
             if not asked.asks:
                 # Not an attempt of the client's if there is no room for it; reserved for good when the offset is known.
-                self._reservations.reserve(max(0, asked.end(total) - part.size)).release()
+                self._reservations.check(max(0, asked.end(total) - part.size))
             if is_new:
                 if relies and asked.append is not None:
                     raise _Vanished

@@ -56,10 +56,10 @@ class ReadOnlyTests(MountedTestCase):
     def setUp(self) -> None:
         super().setUp()
         # A file system with a file that is open for writing can't be made read-only, but by its own decision.
-        self.move_databases()
+        self.move_what_is_open()
 
-    def move_databases(self) -> None:
-        """Let the server have its databases on another disk, behind links."""
+    def move_what_is_open(self) -> None:
+        """Let the server have its databases on another disk, behind links, and the lock that it holds as well."""
         self.daemon.process.stop()
         for name in ("state", "index", "bans"):
             elsewhere = self.directory / f"{name}.sqlite"
@@ -69,6 +69,9 @@ class ReadOnlyTests(MountedTestCase):
             else:
                 elsewhere.touch()
             database.symlink_to(elsewhere)
+        lock = self.directory / "sweeps.lock"
+        lock.touch()
+        self.disk.cover(self.store / ".hmacfs" / lock.name, lock)
         self.daemon.restart()
 
     def test_running(self) -> None:

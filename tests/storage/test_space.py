@@ -40,6 +40,13 @@ class ReservationsTests(SynchronousTestCase):
         self.space.reserve(400)
         self.refused(1)
 
+    def test_looking_promises_nothing(self) -> None:
+        """Who only asks hears the same, and takes nothing from others."""
+        self.space.check(900)
+        refused = self.assertRaises(Refused, self.space.check, 901)
+        self.assertEqual((refused.status, refused.reason), (507, "no-space"))
+        self.space.reserve(900)
+
     def test_full(self) -> None:
         """Less free than must be: not even an empty file."""
         self.free_bytes = 99

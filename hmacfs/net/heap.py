@@ -1,0 +1,16 @@
+"""The memory that sockets are read into."""
+
+from __future__ import annotations
+
+
+def keep_on_heap(size_bytes: int) -> None:
+    """Have malloc(3) take blocks of less than *size_bytes* from memory that the process has already.
+
+    A read asks for as much as may come, and gives back at once what hasn't. Blocks from 128 KiB on, glibc maps and
+    unmaps one by one, which takes longer than to read 64 KiB into one. When such a block is freed, that threshold rises
+    to its size, and what is kept at the end of the heap to twice as much: see M_MMAP_THRESHOLD in mallopt(3). Another libc
+    may do as it likes.
+
+    :param size_bytes: glibc follows up to 32 MiB.
+    """
+    bytes(size_bytes)
