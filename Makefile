@@ -63,8 +63,8 @@ docs: $(VENV)/.developing
 	$(VENV)/bin/mkdocs build --quiet
 
 dist: $(VENV)/.developing
-	rm -rf dist
-	$(VENV)/bin/python -m build --outdir dist .
+	rm -f dist/hmacfs-*
+	contrib/dist/build dist $(VENV)/bin/python
 
 TXREDISAPI = build/deb/txredisapi-1.6.0.tar.gz
 

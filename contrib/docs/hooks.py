@@ -1,4 +1,4 @@
-"""For mkdocs: the pages that lie at the top of the project are pages as the others are."""
+"""For mkdocs: the pages that lie at the top of the project are pages as the others are, and the style lies beside this."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ABOVE = ("README.md", "CHANGELOG.md")
+STYLE = "tables.css"
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -16,6 +17,7 @@ def on_files(files: Files, *, config: Any) -> Files:
     for name in ABOVE:
         # README.md would become the first page.
         files.append(File.generated(config, name.lower(), abs_src_path=str(top / name)))
+    files.append(File.generated(config, STYLE, abs_src_path=str(Path(__file__).with_name(STYLE))))
     return files
 
 

@@ -10,10 +10,14 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from tests.package import checks
 from tests.package.root import BUILDING, USING, Machine, Root, build, temporary_directory
 from tests.run import say
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Tally:
@@ -36,6 +40,14 @@ class Tally:
             say(f"package: {what.__name__} ... [OK] in {time.monotonic() - began:.1f} s")
 
 
+def timed(what: str, made: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
+    """Call, and say how long it took."""
+    began = time.monotonic()
+    result = made(*arguments, **keywords)
+    say(f"package: {what}, in {time.monotonic() - began:.1f} s")
+    return result
+
+
 def run(root: Root, debs: list[Path], tally: Tally) -> None:
     """All checks, in a root that has none of the packages."""
     inside = root.path / "debs"
@@ -44,7 +56,11 @@ def run(root: Root, debs: list[Path], tally: Tally) -> None:
         shutil.copyfile(deb, inside / deb.name)
     hmacfs = next(deb for deb in debs if deb.name.startswith("hmacfs_"))
     names = " ".join(f"/debs/{deb.name}" for deb in debs)
-    root.run(f"apt-get update -qq; apt-get install -qq -y --no-install-recommends {names}")
+    timed(
+        "the packages and what they depend on",
+        root.run,
+        f"apt-get update -qq; apt-get install -qq -y --no-install-recommends {names}",
+    )
     root.run("apt-get purge -qq -y hmacfs python3-txredisapi")
     before = root.files()
     root.run(f"dpkg -i {names}; apt-get purge -qq -y hmacfs python3-txredisapi")
@@ -80,14 +96,12 @@ def main() -> int:
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
         parser.error("this takes root, and mmdebstrap")
     tally = Tally()
-    directory = temporary_directory()
-    try:
+    with temporary_directory() as directory:
         debs = options.debs
         if options.build is not None:
-            debs = build(Root.make(options.release, directory / "build", BUILDING), options.build)
-        run(Root.make(options.release, directory / "root", USING), debs, tally)
-    finally:
-        shutil.rmtree(directory)
+            building = timed("a root to build in", Root.make, options.release, directory / "build", BUILDING)
+            debs = timed("the packages, built in it", build, building, options.build)
+        run(timed("a clean root", Root.make, options.release, directory / "root", USING), debs, tally)
     line = f"{tally.passed} passed, {tally.failed} failed"
     if options.report is not None:
         options.report.write_text(line + "\n", encoding="ascii")

@@ -178,12 +178,7 @@ def build(root: Root, sdist: Path) -> list[Path]:
     :param sdist: the released source of txredisapi.
     """
     top = Path(__file__).resolve().parents[2]
-    listed = _run(["git", "-C", top, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], "git ls-files")
-    for name in listed.split("\0")[:-1]:
-        if (top / name).is_file():
-            target = root.path / "source" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(top / name, target)
+    _run([top / "contrib/sources", root.path / "source"], "contrib/sources")
     shutil.copyfile(sdist, root.path / sdist.name)
     root.run(
         "cd /source; apt-get update -qq; mk-build-deps -i -r -t 'apt-get -qq -y --no-install-recommends' debian/control"
@@ -192,9 +187,18 @@ def build(root: Root, sdist: Path) -> list[Path]:
     return sorted((root.path / "built").glob("*.deb"))
 
 
-def temporary_directory() -> Path:
-    """For a root: on a file system that allows device files and executables."""
-    return Path(tempfile.mkdtemp(prefix="hmacfs-root-", dir="/var/tmp"))
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """For roots: allows device files and executables, and is in memory, where nobody waits for what dpkg syncs."""
+    directory = Path(tempfile.mkdtemp(prefix="hmacfs-root-", dir="/var/tmp"))
+    try:
+        _run(["mount", "-t", "tmpfs", "-o", "mode=755,size=4G", "tmpfs", directory], "mount -t tmpfs")
+        try:
+            yield directory
+        finally:
+            _run(["umount", "--lazy", directory], "umount")
+    finally:
+        directory.rmdir()
 
 
 def _sources(release: str) -> str:
