@@ -29,6 +29,7 @@ from hmacfs.config_values import Here, Reader, nearest, show, show_key
 from hmacfs.units import DAY_S, HOUR_S
 
 __all__ = [
+    "FIXED",
     "KEYS",
     "MISSING_FEATURES",
     "Config",
@@ -38,6 +39,7 @@ __all__ = [
     "RedisAddress",
     "Trusted",
     "load",
+    "read_secret",
 ]
 
 T = TypeVar("T")
@@ -56,9 +58,7 @@ _MIB = 1024 * _KIB
 
 #: Keys that are read and checked, and that nothing acts on in this version, by the feature that is missing. A feature
 #: that is there leaves this table.
-MISSING_FEATURES: Mapping[str, tuple[str, ...]] = {
-    "rotation of the secret": ("ReaskSecretEnabled", "ReaskSecretInterval", "SecretGracePeriod"),
-}
+MISSING_FEATURES: Mapping[str, tuple[str, ...]] = {}
 
 
 @frozen
@@ -69,18 +69,20 @@ class Key:
     :ivar default: as it would stand in the file; ``None`` where there is none.
     :ivar reader: makes a typed value from what stands in the file.
     :ivar confidential: never shown, not even where it is wrong.
+    :ivar fixed: a change takes a restart; all others are taken up by a reload.
     """
 
     name: str
     default: object
     reader: Reader[Any]
     confidential: bool = False
+    fixed: bool = False
 
 
-def _key(name: str, default: object, reader: Reader[T], *, confidential: bool = False) -> T:
+def _key(name: str, default: object, reader: Reader[T], *, confidential: bool = False, fixed: bool = False) -> T:
     """One attribute of :class:`Config` that a key of the file sets."""
     value = None if default is None else reader(default, Here())
-    key = Key(name, default, reader, confidential)
+    key = Key(name, default, reader, confidential, fixed)
     return cast(T, field(default=value, repr=not confidential, metadata={"key": key}))
 
 
@@ -125,7 +127,7 @@ class Config:
     :ivar min_body_rate: bytes per second that a body must average over a minute; 0 for any.
     :ivar max_connections: at all places for files together; 0 for any number.
     :ivar max_connections_per_ip: of one address, or requests in progress of one client behind a proxy; 0 for any number.
-    :ivar buffer_bytes: to read from the socket at once while a body arrives.
+    :ivar buffer_bytes: to read from the socket at most at once while a body arrives.
 
     :ivar max_retries: of a step that failed for a reason that may pass.
     :ivar retry_delay_s: between two tries.
@@ -176,22 +178,22 @@ class Config:
     warnings: tuple[str, ...] = ()
     inactive: tuple[str, ...] = ()
 
-    listen: tuple[Listen, ...] = _key("ListenPort", "127.0.0.1:8080", addresses.listen)
-    unix_socket: bool = _key("UnixSocket", False, values.boolean)
-    unix_socket_mode: int = _key("UnixSocketMode", "660", values.octal_mode)
+    listen: tuple[Listen, ...] = _key("ListenPort", "127.0.0.1:8080", addresses.listen, fixed=True)
+    unix_socket: bool = _key("UnixSocket", False, values.boolean, fixed=True)
+    unix_socket_mode: int = _key("UnixSocketMode", "660", values.octal_mode, fixed=True)
     trusted_proxies: tuple[Trusted, ...] = _key(
         "TrustedProxies", ["127.0.0.1", "::1", "unix"], addresses.trusted_proxies
     )
 
     secret: bytes = _key("Secret", None, values.secret_text, confidential=True)
-    secret_file: Path | None = _key("SecretFile", None, values.optional_path)
+    secret_file: Path | None = _key("SecretFile", None, values.secret_path)
     accept_v3: bool = _key("AcceptV3", False, values.boolean)
     reask_secret: bool = _key("ReaskSecretEnabled", True, values.boolean)
     reask_secret_interval_s: float = _key("ReaskSecretInterval", "24h", values.duration(least_s=1))
     secret_grace_s: float = _key("SecretGracePeriod", "1h", values.duration())
 
-    store_dir: Path = _key("StoreDir", "./data", values.store_directory)
-    upload_sub_dir: tuple[str, ...] = _key("UploadSubDir", "upload", values.url_prefix)
+    store_dir: Path = _key("StoreDir", "./data", values.store_directory, fixed=True)
+    upload_sub_dir: tuple[str, ...] = _key("UploadSubDir", "upload", values.url_prefix, fixed=True)
     max_upload_bytes: int | None = _key("MaxUploadSize", "1GiB", values.limit)
     min_free_bytes: int = _key("MinFreeSpace", "100MiB", values.size())
     durability: str = _key("Durability", "fsync", values.choice("fsync", "none"))
@@ -200,15 +202,15 @@ class Config:
     log_level: str = _key("LogLevel", "info", values.choice("debug", "info", "warn", "error", warning="warn"))
     log_file: Path | None = _key("LogFile", "", values.optional_path)
     log_format: str = _key("LogFormat", "text", values.choice("text", "json"))
-    metrics_enabled: bool = _key("MetricsEnabled", True, values.boolean)
-    metrics_listen: tuple[Listen, ...] = _key("MetricsPort", "127.0.0.1:9090", addresses.listen_by_tcp_too)
+    metrics_enabled: bool = _key("MetricsEnabled", True, values.boolean, fixed=True)
+    metrics_listen: tuple[Listen, ...] = _key("MetricsPort", "127.0.0.1:9090", addresses.listen_by_tcp_too, fixed=True)
 
     read_timeout_s: float = _key("ReadTimeout", 900, values.duration(least_s=1, most_s=DAY_S))
     write_timeout_s: float = _key("WriteTimeout", 900, values.duration(least_s=1, most_s=DAY_S))
     min_body_rate: int = _key("MinBodyRate", 256, values.size())
     max_connections: int = _key("MaxConnections", 10_000, values.whole(0, 1_000_000))
     max_connections_per_ip: int = _key("MaxConnectionsPerIP", 256, values.whole(0, 1_000_000))
-    buffer_bytes: int = _key("BufferSize", 65536, values.size(4 * _KIB, 4 * _MIB))
+    buffer_bytes: int = _key("BufferSize", "1MiB", values.size(4 * _KIB, 4 * _MIB))
 
     max_retries: int = _key("MaxRetries", 5, values.whole(0, 1000))
     retry_delay_s: float = _key("RetryDelay", 2, values.duration(most_s=HOUR_S))
@@ -250,8 +252,8 @@ class Config:
     sendfile_header: str = _key("SendfileHeader", "", values.choice("", "X-Accel-Redirect", "X-Sendfile"))
     sendfile_prefix: str = _key("SendfilePrefix", "/protected/", values.location)
 
-    num_cores: int | Literal["auto"] = _key("NumCores", "auto", values.cores)
-    shutdown_grace_s: float = _key("ShutdownGrace", "30s", values.duration(most_s=HOUR_S))
+    num_cores: int | Literal["auto"] = _key("NumCores", "auto", values.cores, fixed=True)
+    shutdown_grace_s: float = _key("ShutdownGrace", "30s", values.duration(most_s=HOUR_S), fixed=True)
 
     def retaining(self, names: Iterable[str], old: Config) -> tuple[Config, tuple[str, ...]]:
         """What comes of this configuration where some keys can't change.
@@ -264,6 +266,10 @@ class Config:
         differing = tuple(name for name in olds if getattr(self, _ATTRIBUTES[name]) != olds[name])
         return attrs.evolve(self, **{_ATTRIBUTES[name]: olds[name] for name in olds}), differing
 
+    def differing(self, old: Config) -> tuple[str, ...]:
+        """Which keys have another value here."""
+        return tuple(name for name, own in _ATTRIBUTES.items() if getattr(self, own) != getattr(old, own))
+
 
 _ATTRIBUTES: Mapping[str, str] = {
     attribute.metadata["key"].name: attribute.name for attribute in attrs.fields(Config) if "key" in attribute.metadata
@@ -275,21 +281,43 @@ KEYS: Mapping[str, Key] = {
 }
 _NAMES: Mapping[str, str] = {name.lower(): name for name in KEYS}
 
+#: The keys that can't change while hmacfs runs: what they say has been opened, or is what its parts meet by.
+FIXED: tuple[str, ...] = tuple(name for name, key in KEYS.items() if key.fixed)
 
-def load(path: str | os.PathLike[str]) -> Config:
+
+def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check a configuration file, and the file with the secret where it names one.
 
     :param path: the file; messages name it as it is named here.
+    :param environ: says where systemd's credentials are.
     :raises ConfigError: it can't be read, is not TOML, or says something that can't be; with all that is wrong.
     """
-    return _Reading(read_toml(Path(path))).config()
+    return _Reading(read_toml(Path(path)), environ).config()
+
+
+def read_secret(config: Config) -> bytes:
+    """Read the secret again from where that of *config* came, and nothing else.
+
+    :raises ConfigError: it can't be had from there.
+    """
+    try:
+        if config.secret_file is not None:
+            return values.read_secret_file(config.secret_file)
+        written = {spelling.lower(): value for spelling, value in read_toml(config.path).values.items()}
+        if "secret" not in written:
+            raise ValueError("missing")
+        return values.secret_text(written["secret"], Here())
+    except ValueError as error:
+        key = "Secret" if config.secret_file is None else "SecretFile"
+        raise ConfigError((f"{config.path}: {key}: {error}",)) from error
 
 
 class _Reading:
     """One reading of one file. Notes what is wrong on its way, and goes on."""
 
-    def __init__(self, file: TomlFile) -> None:
+    def __init__(self, file: TomlFile, environ: Mapping[str, str]) -> None:
         self._path = file.path
+        self._credentials = environ.get("CREDENTIALS_DIRECTORY")
         self._faults: list[tuple[int, str]] = []
         self._warnings: list[tuple[int, str]] = []
         self._faulty: set[str] = set()
@@ -313,9 +341,9 @@ class _Reading:
         """
         :raises ConfigError: with all that is wrong.
         """
-        here = Here(self._path.absolute().parent)
+        here = Here(self._path.absolute().parent, credentials=self._credentials)
         self._read(["UnixSocket", "UnixSocketMode"], here)
-        here = Here(here.base, self._values["UnixSocket"], self._values["UnixSocketMode"])
+        here = attrs.evolve(here, unix_socket=self._values["UnixSocket"], unix_mode=self._values["UnixSocketMode"])
         self._read([name for name in KEYS if name not in self._values], here)
         self._take_secret()
         self._check_readers()

@@ -24,6 +24,9 @@ T = TypeVar("T")
 #: More than a secret has.
 _SECRET_FILE_BYTES = 64 * 1024
 
+#: What SecretFile begins with where it names a credential and no file.
+_CREDENTIAL = "credential:"
+
 
 @frozen
 class Here:
@@ -32,11 +35,13 @@ class Here:
     :ivar base: from where relative paths count: the config file's directory.
     :ivar unix_socket: whether ``ListenPort`` is the path of a UNIX socket.
     :ivar unix_mode: the mode of UNIX sockets whose endpoint does not say another.
+    :ivar credentials: the directory with systemd's credentials, if it has given us any.
     """
 
     base: Path = field(factory=Path)
     unix_socket: bool = False
     unix_mode: int = 0o660
+    credentials: str | None = None
 
 
 Reader = Callable[[object, Here], T]
@@ -212,6 +217,23 @@ def secret_text(value: object, _here: Here) -> bytes:
     if not value:
         raise ValueError("is empty. Whoever knows the secret may upload: take a long random one")
     return value.encode()
+
+
+def secret_path(value: object, here: Here) -> Path | None:
+    """A path, made absolute, or ``credential:NAME`` for that of systemd's credential; the empty string for none."""
+    written = text(value, here)
+    if not written.startswith(_CREDENTIAL):
+        return optional_path(value, here)
+    name = written.removeprefix(_CREDENTIAL)
+    if not re.fullmatch("[A-Za-z0-9_.-]{1,255}", name) or name in (".", ".."):
+        raise ValueError('expected "credential:NAME", with the name that LoadCredential= has in the systemd unit')
+    if not here.credentials:
+        raise ValueError(
+            f"there is no CREDENTIALS_DIRECTORY in the environment. systemd sets it for a service with"
+            f" LoadCredential={name}:/PATH; a command can be given that of the service, as a rule"
+            " CREDENTIALS_DIRECTORY=/run/credentials/hmacfs.service"
+        )
+    return Path(here.credentials) / name
 
 
 def read_secret_file(path: Path) -> bytes:

@@ -221,10 +221,16 @@ class Metrics:
             "retries", "Steps tried again because they had failed on our side, by step.", "step"
         )
 
+        self._secret = _SecretInfo()
+        self._registry.register(self._secret)
         self._by_status, self._by_kind = _Children(self.requests), _Children(self.downloads)
         self._gauge("build_info", "1, labelled with versions.", "version", "python", "twisted").labels(
             __version__, platform.python_version(), twisted.__version__
         ).set(1)
+
+    def show_secret(self, fingerprint: str) -> None:
+        """Which secret is in force."""
+        self._secret.fingerprint = fingerprint
 
     def count_request(self, method: str, status: int) -> None:
         """One request is over. Methods that nobody knows are one method."""
@@ -243,6 +249,12 @@ class Metrics:
             self._absent.discard(gauge)
             self._registry.register(gauge)
         self._watched[gauge] = value
+
+    def forget(self, gauge: Gauge) -> None:
+        """Show a gauge no longer that isn't shown until it is watched."""
+        if self._watched.pop(gauge, None) is not None:
+            self._absent.add(gauge)
+            self._registry.unregister(gauge)
 
     @property
     def are_shared(self) -> bool:
@@ -323,6 +335,23 @@ class _Children(dict[tuple[str, ...], Counter]):
     def __missing__(self, labels: tuple[str, ...]) -> Counter:
         child = self[labels] = self._counter.labels(*labels)
         return child
+
+
+class _SecretInfo(Collector):
+    """Which secret is in force: one at a time, where a gauge of prometheus_client would keep the label of the last one.
+
+    :ivar fingerprint: of the secret; empty while it isn't known.
+    """
+
+    def __init__(self) -> None:
+        self.fingerprint = ""
+
+    def collect(self) -> Iterable[Metric]:
+        """One sample, or none."""
+        metric = Metric(_PREFIX + "secret_info", "1, labelled with the fingerprint of the secret in force.", "gauge")
+        if self.fingerprint:
+            metric.add_sample(metric.name, {"fingerprint": self.fingerprint}, 1)
+        return [metric]
 
 
 class _Processes(Collector):

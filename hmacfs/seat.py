@@ -11,6 +11,18 @@ from hmacfs.config import Config
 from hmacfs.metrics import Sharing
 
 
+def packed_keyring(keyring: Keyring) -> bytes:
+    """For :func:`unpacked_keyring`, in a process that runs the same program."""
+    return pickle.dumps(keyring)
+
+
+def unpacked_keyring(packed: bytes) -> Keyring:
+    """Of a supervisor, which is to be believed whatever it says."""
+    keyring = pickle.loads(packed)  # noqa: S301
+    assert isinstance(keyring, Keyring)
+    return keyring
+
+
 @frozen
 class Seat:
     """A worker's place among the others.

@@ -4,60 +4,41 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IServiceCollection, MultiService
-from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
-from twisted.logger import ILogObserver, Logger
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from zope.interface import provider
 
 from hmacfs import __version__
-from hmacfs.access.addresses import ClientAddresses
 from hmacfs.access.keys import Keyring, Secret
-from hmacfs.access.scopes import Scopes
 from hmacfs.config import Config, Listen
 from hmacfs.errors import StartError
+from hmacfs.front import Front
 from hmacfs.logs import Logs, RequestEntry
 from hmacfs.metrics import Metrics
-from hmacfs.net.admission import Connections, RequestsInProgress
-from hmacfs.net.descriptors import PER_CONNECTION, affordable_connections, raise_limit
-from hmacfs.net.limits import Limits
+from hmacfs.net.descriptors import raise_limit
+from hmacfs.net.heap import keep_on_heap
 from hmacfs.net.listening import CannotListen, Listener
 from hmacfs.net.orders import Supervisor
-from hmacfs.net.sweeps import Sweeps
+from hmacfs.net.switching import Switch
 from hmacfs.net.systemd import Notifier
 from hmacfs.net.threads import Threads
 from hmacfs.net.wheel import Wheel
+from hmacfs.reloading import Reloads, open_logs, reopen_logs, warn_of
 from hmacfs.seat import Seat
-from hmacfs.serving import Serving
-from hmacfs.web.answers import ALWAYS, EVERYWHERE
-from hmacfs.web.base import Nothing
-from hmacfs.web.site import HmacfsSite
-from hmacfs.web.status import build_status
 
 #: How many calls may block at a time (fsync, hashing, SQLite); the others wait in line.
-_THREADS = 16
+_THREADS: Final = 16
 
-#: Between two requests, in seconds. More than the 60 after which nginx drops a connection to us that it has kept: who
-#: closes second never closes on a request that is under way.
-_IDLE_TIMEOUT_S = 75.0
-
-#: How often it is looked whether the requests in progress have ended, when we are to leave, in seconds.
-_LOOK_EVERY_S = 0.1
-
-#: How often, and after how many seconds each, connections are looked after when we stop.
-_FAREWELL_TURNS = 50
-_FAREWELL_TURN_S = 0.02
-
-#: How long, and how much of, a refused body is thrown away. Apache, and clients that send everything before they read,
-#: see a broken connection instead of the refusal if we stop reading before they have sent what they have.
-_LINGER_S = 30.0
-_LINGER_BYTES = 1024 * 1024 * 1024
+#: How long what was begun before a reload may take to end, in seconds.
+_RETIRE_WITHIN_S: Final = 3600.0
 
 
 class HmacfsService(MultiService):
@@ -80,52 +61,52 @@ class HmacfsService(MultiService):
         self._reactor = reactor
         self._seat = seat
         self._supervisor = supervisor
-        self._keyring = Keyring(Secret(config.secret)) if seat is None else seat.keyring
-        self._logs = Logs(
-            config.log_level, config.log_file, config.log_format, opened=None if seat is None else seat.log
-        )
+        # A worker leaves the reading to its supervisor.
+        self._reloads = Reloads(config, self, reactor, time.time) if seat is None else None
+        self._logs = open_logs(config, None if seat is None else seat.log)
+        self._lines_lost = 0
         self._metrics = Metrics(sharing=None if seat is None else seat.sharing)
+        self._keyring = Keyring(Secret(config.secret)) if seat is None else seat.keyring
+        self._metrics.show_secret(self._keyring.current.fingerprint)
         self._pool = ThreadPool(minthreads=1, maxthreads=_THREADS, name="hmacfs")
         self._threads = Threads(reactor, self._pool)
-        self._sweeps = Sweeps(reactor)
-        self._serving: Serving | None = None
-        self._addresses = ClientAddresses(config.trusted_proxies)
-        self._scopes = Scopes(self._addresses, config.ban_prefix_v6)
         self._wheel = Wheel(reactor)
-        processes = 1 if seat is None else seat.workers
-        self._connections = Connections(
-            ceil(config.max_connections / processes), config.max_connections_per_ip, self._scopes.of_peer
-        )
-        # Scrapes and probes are not what the metrics, the log and the limits are about.
-        self._site = self._make_site(
-            self._metrics,
-            self._logs.request,
-            ALWAYS,
-            connections=self._connections,
-            in_progress=RequestsInProgress(config.max_connections_per_ip),
-        )
-        # Nor are they for the pages of other origins, in the browser of somebody who can reach that port.
-        self._status_site = self._make_site(None, lambda _entry: None, EVERYWHERE)
+        self._front = self._make_front(config)
+        #: Those that were there before, and have requests to finish.
+        self._leaving: dict[Front, Deferred[None]] = {}
+        self._files, self._status = Switch(self._front.site), Switch(self._front.status_site)
         sockets = None if seat is None else iter(seat.sockets)
-        self._listen(config.listen, self._site, sockets)
+        self._listen(config.listen, self._files, sockets)
         if config.metrics_enabled:
-            self._listen(config.metrics_listen, self._status_site, sockets)
+            self._listen(config.metrics_listen, self._status, sockets)
         self._is_leaving = False
         self._is_stopping = False
         self._is_in_a_hurry = False
-        self._metrics.watch(self._metrics.goroutines, self._units_of_work)
-        self._metrics.watch(self._metrics.connections, lambda: len(self._connections))
-        self._metrics.watch(self._metrics.log_lines_lost, lambda: self._logs.lost)
+        watch, metrics = self._metrics.watch, self._metrics
+        watch(metrics.goroutines, lambda: self._threads.busy + sum(front.busy for front in self._fronts))
+        watch(metrics.connections, lambda: sum(len(front.connections) for front in self._fronts))
+        watch(metrics.uploads_in_progress, lambda: sum(front.uploading for front in self._fronts))
+        watch(metrics.log_lines_lost, lambda: self._lines_lost + self._logs.lost)
+
+    @property
+    def _fronts(self) -> list[Front]:
+        return [self._front, *self._leaving]
 
     @property
     def observer(self) -> ILogObserver:
         """What events are logged by."""
-        return self._logs.observer
+
+        @provider(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            self._logs.observer(event)
+
+        observer: Any = observe
+        return ILogObserver(observer)
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Called by twistd with the application, before logging begins."""
         super().setServiceParent(parent)
-        parent.setComponent(ILogObserver, self._logs.observer)  # type: ignore[attr-defined]
+        parent.setComponent(ILogObserver, self.observer)  # type: ignore[attr-defined]
 
     def privilegedStartService(self) -> None:
         with _ends_with_a_sentence():
@@ -136,43 +117,17 @@ class HmacfsService(MultiService):
         # The environment of a worker is rid of what it would have to say: its supervisor does.
         self._notifier = Notifier.from_environment(os.environ, os.getpid(), self._reactor)
         if self._supervisor is None:
-            for line in (*self._config.warnings, *self._config.inactive):
-                self._log.warn("{line}", line=line)
-        self._fit_connections(raise_limit())
+            warn_of(self._config, self._log)
+        self._front.fit_connections(raise_limit())
         with _ends_with_a_sentence():
-            self._serving = Serving(
-                self._config,
-                self._reactor,
-                self._threads,
-                self._metrics,
-                self._addresses,
-                self._scopes,
-                self._keyring,
-                None if self._seat is None else self._seat.sharing,
-            )
-            self._site.resource = self._serving.root
-            self._site.door.bans = self._serving.bans
-            self._status_site.resource = build_status(self._metrics, self._serving.failing)
+            self._front.open()
             super().startService()
         self._pool.start()
-        self._reactor.callWhenRunning(self._begin, self._serving)
+        self._reactor.callWhenRunning(self._begin)
 
-    def _fit_connections(self, descriptors: int) -> None:
-        """Don't take more connections than *descriptors* are enough for."""
-        wanted, affordable = self._connections.most, affordable_connections(descriptors)
-        if wanted > affordable:
-            self._connections.most = affordable
-            self._log.warn(
-                "MaxConnections is {affordable}, not {wanted}: there are {descriptors} file descriptors, and a connection"
-                " may need {each}. For more, raise LimitNOFILE in the systemd unit, or ulimit -Hn.",
-                affordable=affordable,
-                wanted=wanted,
-                descriptors=descriptors,
-                each=PER_CONNECTION,
-            )
-
-    def _begin(self, serving: Serving) -> None:
-        Deferred.fromCoroutine(serving.start(self._sweeps)).addCallbacks(self._ready, self._cannot_start)
+    def _begin(self) -> None:
+        self._front.show()
+        Deferred.fromCoroutine(self._front.start()).addCallbacks(self._ready, self._cannot_start)
 
     def _cannot_start(self, failure: Failure) -> None:
         if self._supervisor is None:
@@ -187,9 +142,17 @@ class HmacfsService(MultiService):
         if self._supervisor is not None:
             self._supervisor.ready()
             return
-        places = ", ".join(service.describe() for service in self if isinstance(service, Listener))
-        self._log.info("hmacfs {version} listens at {places}", version=__version__, places=places)
-        self._notifier.ready(f"listens at {places}")
+        if self._is_leaving:
+            return
+        assert self._reloads is not None
+        self._reloads.tell_fingerprint()
+        self._log.info("hmacfs {version} {state}", version=__version__, state=self.describe())
+        self._notifier.ready(self.describe())
+        self._reloads.begin(self._notifier)
+
+    def describe(self) -> str:
+        """How the service is, for systemd."""
+        return "listens at " + ", ".join(service.describe() for service in self if isinstance(service, Listener))
 
     def stopService(self) -> Deferred[None]:
         # The reactor's own handlers would complain that it is stopping already.
@@ -210,53 +173,103 @@ class HmacfsService(MultiService):
         """Of somebody who doesn't want to wait."""
         self.hurry()
 
-    def _hung_up(self, _signal: int, _frame: object) -> None:
-        """SIGHUP, which ends a process that doesn't know it: whoever sends it has rotated the log."""
-        self._reactor.callFromThread(self._reopen)
+    # SIGHUP
 
-    def _reopen(self) -> None:
+    def _hung_up(self, _signal: int, _frame: object) -> None:
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
         self._logs.reopen()
-        if self._serving is not None:
-            self._serving.reopen()
+        for front in self._fronts:
+            front.reopen()
+        if self._reloads is not None:
+            self._reloads.reload()
+
+    async def take_up(self, config: Config, keyring: Keyring, changed: tuple[str, ...]) -> str:
+        """Have a new front for connections from now on.
+
+        :raises StartError: it can't be had.
+        """
+        if not changed:
+            return ""
+        logs = reopen_logs(config, self._logs, self._config)
+        front = self._make_front(config)
+        try:
+            front.fit_connections(raise_limit())
+            front.open()
+            await front.start()
+            if self._is_leaving:
+                raise StartError("hmacfs is about to stop")
+        except BaseException:
+            logs.close()
+            await front.stop()
+            raise
+        front.show()
+        self._lines_lost += self._logs.lost
+        self._logs, old_logs = logs, self._logs
+        self._front, old = front, self._front
+        self._files.current, self._status.current = front.site, front.status_site
+        self._config = config
+        self._leaving[old] = Deferred.fromCoroutine(self._dismiss(old, old_logs))
+        return ""
+
+    async def _dismiss(self, front: Front, logs: Logs) -> None:
+        """Let a front finish what it has begun.
+
+        :param logs: of that time. By the end of this, no thread is about to write to them any more.
+        """
+        until = self._reactor.seconds() + _RETIRE_WITHIN_S
+        try:
+            await front.leave()
+            await front.emptied(lambda: self._is_leaving or self._reactor.seconds() >= until)
+            if not self._is_leaving:
+                await front.stop()
+        except Exception:
+            self._log.failure("what served before could not leave")
+        logs.close()
+        if not self._is_leaving:
+            del self._leaving[front]
+
+    def renew(self, keyring: Keyring) -> None:
+        """Have other keys from now on."""
+        self._keyring.become(keyring)
+        self._metrics.show_secret(keyring.current.fingerprint)
+
+    # The end
 
     async def _retire(self) -> None:
         await self._begin_to_leave()
-        while self._site.channels or self._status_site.channels:
-            if self._is_stopping:
-                return
-            await deferLater(self._reactor, _LOOK_EVERY_S, lambda: None)
-        self._reactor.stop()
+        await self._front.emptied(lambda: self._is_stopping)
+        if not self._is_stopping:
+            self._reactor.stop()
 
     async def _begin_to_leave(self) -> None:
         """Take no connections any more, nor requests after those in progress."""
         if self._is_leaving:
             return
         self._is_leaving = True
-        for site in (self._site, self._status_site):
-            site.isLeaving = True
         await super().stopService()
-        if self._serving is not None:
-            await self._serving.hand_over()
+        if self._reloads is not None:
+            await self._reloads.stop()
+        await self._front.leave()
 
     async def _let_requests_end(self) -> None:
         """Wait for those in progress, for a while."""
         until = self._reactor.seconds() + self._config.shutdown_grace_s
-        for site in (self._site, self._status_site):
-            site.closeIdle()
-        while self._reactor.seconds() < until and not self._is_in_a_hurry:
-            if not self._site.owing and not self._status_site.owing:
-                return
-            await deferLater(self._reactor, _LOOK_EVERY_S, lambda: None)
+
+        def is_enough() -> bool:
+            return self._is_in_a_hurry or bool(self._reactor.seconds() >= until)
+
+        await gatherResults([Deferred.fromCoroutine(front.answered(is_enough)) for front in self._fronts])
 
     async def _stop(self) -> None:
         self._is_stopping = True
         self._notifier.stopping("lets requests in progress end")
         await self._begin_to_leave()
+        # They see that we are leaving.
+        await gatherResults([*self._leaving.values()])
         await self._let_requests_end()
-        await self._sweeps.stop()
-        if self._serving is not None:
-            await self._serving.stop()
-        await self._close_connections()
+        await gatherResults([Deferred.fromCoroutine(front.stop()) for front in self._fronts])
         self._pool.stop()
         self._notifier.close()
         if self._supervisor is None:
@@ -264,61 +277,32 @@ class HmacfsService(MultiService):
         for number, handler in self._replaced_handlers.items():
             signal.signal(number, handler)
 
-    async def _close_connections(self) -> None:
-        """Close them all; what uploads that were stopped are told gets the time to go out."""
-        for _ in range(_FAREWELL_TURNS):
-            # First of all: who was stopped just now has not been answered yet.
-            await deferLater(self._reactor, _FAREWELL_TURN_S, lambda: None)
-            channels = [*self._site.channels, *self._status_site.channels]
-            if not channels:
-                break
-            for channel in channels:
-                channel.loseConnection()
-
-    def _make_site(
-        self,
-        metrics: Metrics | None,
-        access_log: Callable[[RequestEntry], None],
-        always: Iterable[tuple[str, str]],
-        *,
-        connections: Connections | None = None,
-        in_progress: RequestsInProgress | None = None,
-    ) -> HmacfsSite:
-        config = self._config
-        return HmacfsSite(
-            Nothing(),
-            reactor=self._reactor,
-            limits=Limits(
-                read_timeout_s=config.read_timeout_s,
-                write_timeout_s=config.write_timeout_s,
-                min_body_rate=config.min_body_rate,
-                body_buffer_bytes=config.buffer_bytes,
-                idle_timeout_s=_IDLE_TIMEOUT_S,
-                linger_s=_LINGER_S,
-                linger_bytes=_LINGER_BYTES,
-            ),
-            addresses=self._addresses,
-            access_log=access_log,
-            metrics=metrics,
-            always=always,
-            connections=connections,
-            wheel=self._wheel,
-            in_progress=in_progress,
-            scopes=self._scopes,
+    def _make_front(self, config: Config) -> Front:
+        keep_on_heap(4 * config.buffer_bytes)
+        seat = self._seat
+        return Front(
+            config,
+            self._reactor,
+            self._threads,
+            self._metrics,
+            self._keyring,
+            self._wheel,
+            self._log_request,
+            1 if seat is None else seat.workers,
+            None if seat is None else seat.sharing,
         )
 
-    def _listen(self, places: tuple[Listen, ...], site: HmacfsSite, sockets: Iterator[tuple[int, ...]] | None) -> None:
+    def _log_request(self, entry: RequestEntry) -> None:
+        self._logs.request(entry)
+
+    def _listen(self, places: tuple[Listen, ...], switch: Switch, sockets: Iterator[tuple[int, ...]] | None) -> None:
         """
         :param sockets: descriptors, for one place after the other, where a supervisor has opened them.
         """
         for place in places:
             inherited = None if sockets is None else next(sockets)
-            listener = Listener(self._reactor, place.endpoint, site, place.name, place.fallback, inherited)
+            listener = Listener(self._reactor, place.endpoint, switch, place.name, place.fallback, inherited)
             listener.setServiceParent(self)
-
-    def _units_of_work(self) -> int:
-        swept_for_all = 0 if self._serving is None else self._serving.sweeping
-        return self._site.in_flight + self._threads.busy + self._sweeps.running + swept_for_all
 
 
 @contextmanager

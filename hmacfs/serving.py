@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from twisted.logger import Logger
@@ -95,11 +96,17 @@ class Serving:
         self._addresses = addresses
         self._metrics = metrics
         self._config = config
-        self._promises: IPromises = Unshared() if sharing is None else _share(sharing, reactor)
-        self._store = Store.open(config.store_dir, Disk() if config.durability == "fsync" else UnsyncedDisk())
+        with ExitStack() as opened:
+            self._promises: IPromises = Unshared() if sharing is None else _share(sharing, reactor)
+            opened.callback(self._promises.close)
+            self._report = Report(config.report_file)
+            opened.callback(self._report.close)
+            self._store = Store.open(config.store_dir, Disk() if config.durability == "fsync" else UnsyncedDisk())
+            opened.callback(self._store.close)
+            key = server_key(self._store.own_directory)
+            opened.pop_all()
         self._index = Index(self._store.own_directory / FILE_NAME)
         self._indexing = Indexing(self._store, self._index, reactor, threads, time.time, metrics)
-        self._report = Report(config.report_file)
         self._retention = RetentionSweeps(
             Retention(self._index, policy_of(config), config.retention_interval_s),
             self._deleting("retention").delete,
@@ -108,7 +115,6 @@ class Serving:
             now=time.time,
             metrics=metrics,
         )
-        key = server_key(self._store.own_directory)
         self._watch_over_store = Watch(self._store, key, threads)
         self._link = None if config.redis is None else redis_link(config, reactor, config.redis)
         self._state = _make_state(config, self._link, reactor, threads, self._store)
@@ -152,7 +158,6 @@ class Serving:
                 "{store} has no extended attributes: what is known of files is kept beside them, in .hmacfs/meta/",
                 store=self._config.store_dir,
             )
-        self._watch()
         if self._metrics.are_shared:
             sweeps.start("the sharing of metrics", _SHARED_EVERY_S, self._share_metrics)
         if self._link is not None:
@@ -176,6 +181,11 @@ class Serving:
         start("the removal of old failures", _PURGE_BANS_EVERY_S, self.bans.purge)
         start("the removal of expired uploads", _EXPIRE_EVERY_S, self._janitor.expire)
         start("the search for orphans", _RECONCILE_EVERY_S, self._janitor.reconcile)
+
+    @property
+    def uploading(self) -> int:
+        """How many uploads are being received."""
+        return len(self._uploads)
 
     @property
     def sweeping(self) -> int:
@@ -270,15 +280,18 @@ class Serving:
     def _deleting(self, by: str) -> Deleting:
         return Deleting(self._store, self._index, self._report.add, by)
 
-    def _watch(self) -> None:
+    def show(self) -> None:
+        """Have the metrics show how our store is."""
         metrics, state, store = self._metrics, self._state, self._store
-        metrics.watch(metrics.uploads_in_progress, lambda: len(self._uploads))
         metrics.watch(metrics.store_up, lambda: int(self._watch_over_store.well))
         metrics.watch(metrics.disk_free_bytes, store.free_bytes)
         metrics.watch(metrics.disk_size_bytes, store.total_bytes)
         if isinstance(state, RedisUploadState):
             metrics.watch(metrics.redis_up, lambda: int(state.available))
             metrics.watch(metrics.redis_round_trip_seconds, lambda: state.round_trip_s or 0.0)
+        else:
+            metrics.forget(metrics.redis_up)
+            metrics.forget(metrics.redis_round_trip_seconds)
 
     async def _share_metrics(self) -> None:
         self._metrics.publish()

@@ -21,8 +21,8 @@ from twisted.python.failure import Failure
 from zope.interface import provider
 
 from hmacfs import __version__
-from hmacfs.access.keys import Keyring, Secret
-from hmacfs.config import Config, Listen, load
+from hmacfs.access.keys import Keyring
+from hmacfs.config import Config, Listen
 from hmacfs.errors import StartError
 from hmacfs.logs import Logs
 from hmacfs.metrics import Sharing, SupervisorMetrics, mark_dead
@@ -30,20 +30,8 @@ from hmacfs.net.listening import CannotListen, Held
 from hmacfs.net.orders import ORDERS_FD
 from hmacfs.net.systemd import Notifier
 from hmacfs.net.workers import Start, WorkerFailed, WorkerPool
-from hmacfs.seat import Seat
-
-#: What can't change while hmacfs runs: the supervisor has opened it, or all workers must agree on it.
-_FIXED: Final = (
-    "ListenPort",
-    "UnixSocket",
-    "UnixSocketMode",
-    "MetricsEnabled",
-    "MetricsPort",
-    "NumCores",
-    "ShutdownGrace",
-    "StoreDir",
-    "UploadSubDir",
-)
+from hmacfs.reloading import Reloads, open_logs, reopen_logs, warn_of
+from hmacfs.seat import Seat, packed_keyring
 
 _WORKER: Final = str(Path(__file__).with_name("worker.py"))
 
@@ -62,13 +50,11 @@ class SupervisorService(MultiService):
         self._config = config
         self._reactor = reactor
         self._workers = workers
-        self._logs = _open_logs(config)
-        self._keyring = Keyring(Secret(config.secret))
+        self._logs = open_logs(config)
+        self._reloads = Reloads(config, self, reactor, time.time)
         self._is_stopping = False
         self._directory: Path | None = None
         self._pool = WorkerPool(reactor, workers, self, config.shutdown_grace_s)
-        self._reloading: Deferred[None] | None = None
-        self._reload_again = False
         self._held = [*self._hold(config.listen)]
         if config.metrics_enabled:
             self._held += self._hold(config.metrics_listen)
@@ -92,7 +78,7 @@ class SupervisorService(MultiService):
     def startService(self) -> None:
         self._replaced_handlers = {signal.SIGHUP: signal.signal(signal.SIGHUP, self._hung_up)}
         self._notifier = Notifier.from_environment(os.environ, os.getpid(), self._reactor)
-        _warn_of(self._config, self._log)
+        warn_of(self._config, self._log)
         try:
             super().startService()
         except CannotListen as error:
@@ -103,23 +89,28 @@ class SupervisorService(MultiService):
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
-        started = Deferred.fromCoroutine(self._pool.start(self._starter(self._config, self._keyring, self._logs)))
+        started = Deferred.fromCoroutine(
+            self._pool.start(self._starter(self._config, self._reloads.keyring, self._logs))
+        )
         started.addCallbacks(self._ready, self._cannot_start)
 
     def _ready(self, _: None) -> None:
-        self._log.info("hmacfs {version} listens at {places}", version=__version__, places=self._places())
-        self._notifier.ready(f"listens at {self._places()}")
+        if self._is_stopping:
+            return
+        self._reloads.tell_fingerprint()
+        self._log.info("hmacfs {version} {state}", version=__version__, state=self.describe())
+        self._notifier.ready(self.describe())
+        self._reloads.begin(self._notifier)
 
-    def _places(self) -> str:
-        return ", ".join(held.describe() for held in self._held)
+    def describe(self) -> str:
+        """How the service is, for systemd."""
+        return "listens at " + ", ".join(held.describe() for held in self._held)
 
     def _cannot_start(self, failure: Failure) -> None:
         if self._is_stopping:
             return
-        failure.trap(WorkerFailed)
         error = failure.value
-        assert isinstance(error, WorkerFailed)
-        sentence = error.sentence or f"hmacfs can't start: {error}"
+        sentence = (isinstance(error, WorkerFailed) and error.sentence) or f"hmacfs can't start: {error}"
         self._log.critical("{sentence}", sentence=sentence)
         if self._config.log_file is not None:
             sys.stderr.write(f"{sentence}\n")
@@ -129,6 +120,7 @@ class SupervisorService(MultiService):
 
     def stopService(self) -> Deferred[None]:
         self._is_stopping = True
+        self._reloads.stop()
         # The reactor's own handlers would complain that it is stopping already.
         for number in (signal.SIGTERM, signal.SIGINT):
             self._replaced_handlers[number] = signal.signal(number, self._told_again)
@@ -156,47 +148,27 @@ class SupervisorService(MultiService):
 
     def _reload(self) -> None:
         self._logs.reopen()
-        if self._is_stopping:
-            return
-        if self._reloading is not None:
-            self._reload_again = True
-            return
-        self._notifier.reloading()
-        self._reloading = Deferred.fromCoroutine(self._take_up_config())
-        self._reloading.addErrback(lambda failure: self._log.failure("the configuration was not taken up", failure))
-        self._reloading.addCallback(self._reloaded)
+        self._reloads.reload()
 
-    def _reloaded(self, _: object) -> None:
-        self._reloading = None
-        if not self._is_stopping:
-            self._notifier.ready(f"listens at {self._places()}")
-        if self._reload_again:
-            self._reload_again = False
-            self._reload()
+    async def take_up(self, config: Config, keyring: Keyring, changed: tuple[str, ...]) -> str:
+        """Have workers with another configuration, whatever has changed: they are another program, too, by now.
 
-    async def _take_up_config(self) -> None:
-        """Have workers with the configuration as it is now."""
-        try:
-            config, differing = load(self._config.path).retaining(_FIXED, self._config)
-            logs = _open_logs(config)
-        except StartError as error:
-            self._log.error("The configuration is not taken up, and the old one stays in force: {error}", error=error)
-            return
-        _warn_of(config, self._log)
-        for name in differing:
-            self._log.warn("{key} has changed, which takes a restart: the old value stays in force", key=name)
-        keyring = self._keyring.renewed(Secret(config.secret), time.time(), config.secret_grace_s)
+        :raises StartError: they can't be had.
+        """
+        logs = reopen_logs(config, self._logs, self._config)
         try:
             await self._pool.replace(self._starter(config, keyring, logs))
         except WorkerFailed as error:
             logs.close()
-            if not self._is_stopping:
-                self._log.error("The old workers stay, as a new one failed: {error}", error=error)
-            return
-        self._config, self._keyring = config, keyring
+            raise StartError(f"a new worker failed: {error}") from error
+        self._config = config
         self._logs, old = logs, self._logs
         old.close()
-        self._log.info("The configuration has been taken up by {count} new workers", count=self._workers)
+        return f" by {self._workers} new workers"
+
+    def renew(self, keyring: Keyring) -> None:
+        """Tell the workers of other keys."""
+        self._pool.inform(packed_keyring(keyring))
 
     # Watcher
 
@@ -283,12 +255,3 @@ def _told_by_systemd(numbers: Iterable[int]) -> dict[str, str]:
     if not last:
         return {}
     return {"LISTEN_FDS": str(len(names.split(":")) if names else last - 2)}
-
-
-def _open_logs(config: Config) -> Logs:
-    return Logs(config.log_level, config.log_file, config.log_format)
-
-
-def _warn_of(config: Config, log: Logger) -> None:
-    for line in (*config.warnings, *config.inactive):
-        log.warn("{line}", line=line)

@@ -34,7 +34,7 @@ def _serve(brief: bytes) -> None:
 
     from hmacfs.errors import StartError
     from hmacfs.net.orders import Order, Supervisor
-    from hmacfs.seat import Seat
+    from hmacfs.seat import Seat, unpacked_keyring
     from hmacfs.service import HmacfsService
 
     seat = Seat.unpacked(brief)
@@ -50,7 +50,12 @@ def _serve(brief: bytes) -> None:
     except (StartError, SystemExit) as error:
         supervisor.failed(str(error) if isinstance(error, SystemExit) else f"hmacfs: {error}")
         sys.exit(1)
-    orders = {Order.RETIRE: service.retire, Order.STOP: lambda: _stop(running), Order.HURRY: service.hurry}
+    orders = {
+        Order.RETIRE: lambda _: service.retire(),
+        Order.STOP: lambda _: _stop(running),
+        Order.HURRY: lambda _: service.hurry(),
+        Order.NEWS: lambda packed: service.renew(unpacked_keyring(packed)),
+    }
     running.callWhenRunning(supervisor.listen, running, orders)
     running.addSystemEventTrigger("before", "shutdown", service.stopService)
     running.run()

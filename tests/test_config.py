@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs import config
-from hmacfs.config import KEYS, MISSING_FEATURES, Config, ConfigError, Listen, RedisAddress, load
+from hmacfs.config import FIXED, KEYS, MISSING_FEATURES, Config, ConfigError, Listen, RedisAddress, load, read_secret
 from hmacfs.config_toml import tomllib, top_level_keys
 from hmacfs.config_values import show
 from hmacfs.errors import StartError
@@ -81,7 +81,7 @@ class LoadTests(ConfigTestCase):
         self.assertEqual(config.trusted_proxies, (ip_network("127.0.0.1"), ip_network("::1"), "unix"))
         self.assertEqual((config.log_level, config.log_file, config.log_format), ("info", None, "text"))
         self.assertEqual((config.read_timeout_s, config.write_timeout_s), (900, 900))
-        self.assertEqual((config.min_body_rate, config.buffer_bytes), (256, 65536))
+        self.assertEqual((config.min_body_rate, config.buffer_bytes), (256, 1024**2))
         self.assertEqual((config.max_connections, config.max_connections_per_ip), (10_000, 256))
         self.assertEqual((config.max_retries, config.retry_delay_s, config.get_retries), (5, 2, True))
         self.assertEqual((config.redis, config.redis_prefix, config.redis_ca_file), (None, "hmacfs:", None))
@@ -517,6 +517,30 @@ class SecretTests(ConfigTestCase):
         path.chmod(mode)
         return self.load('SecretFile = "secret"', secret="")
 
+    def test_credential(self) -> None:
+        """One of systemd's, in the directory that the environment names."""
+        (self.directory / "upload-secret").write_text(SECRET + "\n")
+        self.file.write_text('SecretFile = "credential:upload-secret"\n')
+        config = load(self.file, {"CREDENTIALS_DIRECTORY": str(self.directory)})
+        self.assertEqual((config.secret, config.secret_file), (SECRET.encode(), self.directory / "upload-secret"))
+        (self.directory / "upload-secret").write_text("another-secret-of-the-tests")
+        self.assertEqual(read_secret(config), b"another-secret-of-the-tests")
+
+    def test_credential_without_systemd(self) -> None:
+        """What is missing is said."""
+        self.file.write_text('SecretFile = "credential:upload-secret"\n')
+        error = self.assertRaises(ConfigError, load, self.file, {})
+        self.assertIn("no CREDENTIALS_DIRECTORY in the environment", str(error))
+        self.assertIn("LoadCredential=upload-secret:", str(error))
+        self.assertEqual(len(error.faults), 1)
+
+    def test_credential_elsewhere(self) -> None:
+        """A name is no path."""
+        for name in ("", "..", "../secret", "a/b", "a b"):
+            self.file.write_text(f'SecretFile = "credential:{name}"\n')
+            error = self.assertRaises(ConfigError, load, self.file, {"CREDENTIALS_DIRECTORY": str(self.directory)})
+            self.assertIn('expected "credential:NAME"', str(error))
+
     def test_raw_bytes(self) -> None:
         """The UTF-8 bytes are the key, hexadecimal or Base64 look or not."""
         self.assertEqual(self.load("", 'Secret = "ключ\\u0000 deadbeef ="').secret, "ключ\0 deadbeef =".encode())
@@ -950,6 +974,11 @@ class DocumentationTests(ConfigTestCase):
         for name, head in self.heads:
             stated = "accepted, feature follows" if name in missing else "yes"
             self.assertRegex(head, rf"(?m)^    In force: +{stated}$", name)
+
+    def test_reload(self) -> None:
+        """Whether a change takes a restart is said as the code has it."""
+        for name, head in self.heads:
+            self.assertRegex(head, rf"(?m)^    Reload: +{'restart' if name in FIXED else 'live'}$", name)
 
     def test_examples(self) -> None:
         """Every key has an example that sets it, to something else than its default, and that loads."""

@@ -19,10 +19,7 @@ from hmacfs.cli.commands import every_command
 from hmacfs.config import load
 from hmacfs.errors import StartError
 from hmacfs.metrics import Metrics
-from tests.e2e import signing
-from tests.e2e.curl import curl
-from tests.e2e.daemon import Daemon
-from tests.e2e.processes import ROOT, PeerTestCase, Process, accepts, program, run, wait_until
+from tests.e2e.processes import ROOT
 from tests.e2e.signing import SECRET
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -153,13 +150,13 @@ class SnippetTests(SynchronousTestCase):
         """Load a piece of configuration."""
         with tempfile.TemporaryDirectory(prefix="hmacfs-") as directory:
             code = code.replace("/etc/hmacfs", directory)
-            for name in ("secret", "privkey.pem", "cert.pem", "chain.pem"):
+            for name in ("secret", "upload-secret", "privkey.pem", "cert.pem", "chain.pem"):
                 Path(directory, name).write_text(f"{SECRET}\n", encoding="ascii")
             config = Path(directory, "config.toml")
             missing = "" if "SecretFile" in code else 'SecretFile = "secret"\n'
             config.write_text(missing + code, encoding="utf-8")
             try:
-                load(config)
+                load(config, {"CREDENTIALS_DIRECTORY": directory})
             except StartError as error:
                 self.fail(f"{page}: {error}")
 
@@ -310,66 +307,3 @@ class SecurityTests(SynchronousTestCase):
             self.assertIsNone(suspicious.search(text(module)), module.name)
         for name in ("signatures.py", "diagnosis.py"):
             self.assertIn("hmac.compare_digest(", text(ROOT / "hmacfs" / "access" / name), name)
-
-
-class NginxTests(PeerTestCase):
-    """The snippet of ``docs/proxies.md``, with other ports and another certificate."""
-
-    needs = ("nginx", "curl", "openssl")
-
-    def test_upload(self) -> None:
-        """A file of more than nginx takes by itself goes in and comes out, as it was."""
-        daemon, port = Daemon(self).started(), self.free_port()
-        self.start(daemon.port, port)
-        file = self.directory / "a file.bin"
-        file.write_bytes(bytes(range(256)) * 12_000)
-        base = f"https://127.0.0.1:{port}"
-        put = curl("-k", "-T", file, base + signing.v("slot/très cool+.bin", 256 * 12_000))
-        self.assertEqual(put.status, 201, put.text)
-        get = curl("-k", base + signing.url_path("slot/très cool+.bin"))
-        self.assertEqual((get.status, get.body == file.read_bytes()), (200, True))
-
-    def test_plain_text(self) -> None:
-        """What nginx would compress keeps its length."""
-        daemon, port = Daemon(self).started(), self.free_port()
-        self.start(daemon.port, port)
-        self.assertEqual(daemon.ask("PUT", signing.v("slot/a.txt", 9000), body=b"a" * 9000).status, 201)
-        get = curl("-k", "-H", "Accept-Encoding: gzip", f"https://127.0.0.1:{port}/upload/slot/a.txt")
-        self.assertEqual((get.header("Content-Length"), get.header("Content-Encoding")), ("9000", None))
-
-    def start(self, upstream_port: int, port: int) -> None:
-        """Have the snippet checked by nginx, and run it."""
-        server, _ = snippets(ROOT / "docs" / "proxies.md", "nginx")
-        certificate, key = self.certificate()
-        for written, here in (
-            ("127.0.0.1:8080", f"127.0.0.1:{upstream_port}"),
-            ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-            ("    listen [::]:443 ssl http2;\n", ""),
-            ("/etc/ssl/upload.example.org/fullchain.pem", str(certificate)),
-            ("/etc/ssl/upload.example.org/privkey.pem", str(key)),
-        ):
-            self.assertEqual(server.count(written), 1, written)
-            server = server.replace(written, here)
-        config = self.directory / "nginx.conf"
-        temporary = "".join(
-            f"{kind}_temp_path {self.directory}/{kind};\n"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        config.write_text(
-            f"daemon off;\nuser root;\npid {self.directory}/nginx.pid;\nerror_log stderr warn;\nevents {{ }}\n"
-            f"http {{\naccess_log off;\ngzip on;\ngzip_types text/plain;\n{temporary}{server}}}\n",
-            encoding="utf-8",
-        )
-        argv = [program("nginx"), "-c", str(config), "-p", str(self.directory), "-e", "stderr"]
-        checked = run([*argv, "-t"])
-        self.assertEqual(checked.status, 0, checked.stderr)
-        self.started(Process("nginx", argv))
-        wait_until(lambda: accepts(port), "nginx is listening")
-
-    def certificate(self) -> tuple[Path, Path]:
-        """A certificate that nobody trusts, and its key."""
-        certificate, key = self.directory / "fullchain.pem", self.directory / "privkey.pem"
-        options = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=upload.example.org", "-days", "2"]
-        made = run([program("openssl"), "req", "-x509", *options, "-keyout", key, "-out", certificate])
-        self.assertEqual(made.status, 0, made.stderr)
-        return certificate, key

@@ -64,6 +64,14 @@ class MetricsTests(MetricsCase):
         """All that need no label are there from the start, so that an alert never waits for the first of something."""
         self.assertEqual(NAMES - {name for name, _ in self.samples()}, set())
 
+    def test_secret(self) -> None:
+        """Only that in force has a sample."""
+        self.assertNotIn("secret_info{", self.metrics.expose().decode())
+        for fingerprint in ("01234567", "89abcdef"):
+            self.metrics.show_secret(fingerprint)
+        lines = [line for line in self.metrics.expose().decode().splitlines() if "secret_info{" in line]
+        self.assertEqual(lines, ['hmac_file_server_secret_info{fingerprint="89abcdef"} 1.0'])
+
     def test_names_with_labels(self) -> None:
         """The others come with their first event, under these names and labels."""
         metrics = self.metrics
@@ -141,6 +149,15 @@ class WatchedTests(MetricsCase):
         self.metrics.watch(self.metrics.goroutines, lambda: 1)
         self.metrics.watch(self.metrics.goroutines, lambda: 2)
         self.assertEqual(self.value("goroutines"), 2.0)
+
+    def test_no_redis_any_more(self) -> None:
+        """It is as if there had never been one, and there may be one again."""
+        redis_up = self.metrics.redis_up
+        for _ in range(2):
+            self.metrics.forget(redis_up)
+            self.assertIsNone(self.value("redis_up"))
+            self.metrics.watch(redis_up, lambda: 1)
+            self.assertEqual(self.value("redis_up"), 1.0)
 
     def test_value_that_cannot_be_had(self) -> None:
         """It is no number then, not an old one; everything else is exposed, and the log says why."""

@@ -27,6 +27,7 @@ from hmacfs import service as service_module
 from hmacfs.config import load
 from hmacfs.errors import StartError
 from hmacfs.keeping.indexing import FLUSH_AFTER_S
+from hmacfs.net.switching import Switch
 from hmacfs.net.threads import InlineThreads
 from hmacfs.service import HmacfsService
 from hmacfs.serving import redis_link, start_link
@@ -104,7 +105,9 @@ class ServiceTestCase(SynchronousTestCase):
             self.successResultOf(stopped)
 
     def connect(self, data: bytes, port: int = HTTP) -> Wire:
-        (site,) = [listening[1] for listening in self.reactor.tcpServers if listening[0] == port]
+        (switch,) = [listening[1] for listening in self.reactor.tcpServers if listening[0] == port]
+        assert isinstance(switch, Switch)
+        site = switch.current
         assert isinstance(site, HmacfsSite)
         wire = Wire(site)
         wire.send(data)
@@ -265,6 +268,63 @@ class LifeTests(ServiceTestCase):
         self.assertIn(" 201 ", self.logged())
         self.stop()
         self.assertEqual(signal.getsignal(signal.SIGHUP), before)
+
+
+class ReloadTests(ServiceTestCase):
+    """SIGHUP, in the one process that there is."""
+
+    def configure(self, **keys: str | int | bool) -> None:
+        """Add keys to the configuration file, and send the signal."""
+        with (self.directory / "config.toml").open("a", encoding="utf-8") as file:
+            file.writelines(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    def open_files(self) -> list[str]:
+        links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+        targets = [os.readlink(link) for link in links if link.exists()]
+        return sorted(target for target in targets if target.startswith(str(self.directory)))
+
+    def test_upload_meanwhile(self) -> None:
+        """It ends as it has begun, and is counted as long; then nothing of that time is left."""
+        self.start(MinBodyRate=0)
+        # SQLite keeps a descriptor of a closed database for the next one who opens it, while somebody else has it open.
+        self.configure(RetryDelay=1)
+        self.reactor.pump([0.2] * 20)
+        before = self.open_files()
+        wire = self.connect(request("PUT", v(PATH, 16), None, CONTENT[:5], length=16))
+        self.configure(MaxUploadSize=15)
+        self.assertEqual(self.put(v("another/file", 16)).status, 413)
+        self.reactor.advance(600)
+        self.assertEqual(self.scrape()["hmac_file_server_uploads_in_progress"], 1)
+        wire.send(CONTENT[5:])
+        self.assertEqual((wire.answer().status, wire.answer().headers["connection"]), (201, "close"))
+        wire.vanish()
+        self.reactor.pump([0.2] * 20)
+        self.assertEqual(self.scrape()["hmac_file_server_uploads_in_progress"], 0)
+        self.assertEqual(self.open_files(), before)
+
+    def test_can_not_serve(self) -> None:
+        """Nothing is left of what could not begin."""
+        self.start()
+        before = self.open_files()
+        self.configure(ReportFile=str(self.directory / "none" / "report"), MaxUploadSize=15)
+        self.reactor.pump([0.05] * 60)
+        self.assertIn("the old one stays in force: ReportFile", self.logged())
+        self.assertEqual(self.open_files(), before)
+        self.assertEqual(self.put().status, 201)
+
+    def test_stop_before_start(self) -> None:
+        """A place isn't announced when it is closed already."""
+        service = self.make()
+        self.observe()
+        service.privilegedStartService()
+        service.startService()
+        self.addCleanup(self.stop)
+        self.stop()
+        hooks, self.reactor.whenRunningHooks = self.reactor.whenRunningHooks, []
+        for function, args, kw in hooks:
+            function(*args, **kw)
+        self.assertNotIn("listens at", self.logged())
 
 
 class RedisTests(ServiceTestCase):

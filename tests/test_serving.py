@@ -57,7 +57,7 @@ class SweepingTests(ServiceTestCase):
         self.assertEqual(self.put().status, 201)
 
     def hand_over(self, service: HmacfsService) -> Deferred[None]:
-        serving = service._serving
+        serving = service._front.serving
         assert isinstance(serving, Serving)
         return Deferred.fromCoroutine(serving.hand_over())
 

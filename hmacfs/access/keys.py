@@ -55,6 +55,10 @@ class Keyring:
         renewed.replace(new, now, grace_s)
         return renewed
 
+    def become(self, other: Keyring) -> None:
+        """Be as *other* is now."""
+        self._current, self._previous, self._grace_until = other._current, other._previous, other._grace_until
+
     def candidates(self, now: float) -> tuple[Secret, ...]:
         """The secrets that are accepted at the time *now*, the newest first."""
         if self._previous is not None and now < self._grace_until:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
@@ -21,6 +22,9 @@ ORDERS_FD: Final = 0
 
 _LENGTH_BYTES: Final = 4
 
+#: More than any order takes.
+_LONGEST_LINE: Final = 1 << 20
+
 
 class Order(Enum):
     """What a worker is told."""
@@ -31,6 +35,8 @@ class Order(Enum):
     """Leave, and soon."""
     HURRY = b"hurry"
     """Leave now."""
+    NEWS = b"news"
+    """Something is to be known. What, follows in base64, and is the users' business."""
 
 
 class Report(Enum):
@@ -45,6 +51,11 @@ class Report(Enum):
 def framed(brief: bytes) -> bytes:
     """*brief* as it goes to the worker."""
     return len(brief).to_bytes(_LENGTH_BYTES, "big") + brief
+
+
+def news(content: bytes) -> bytes:
+    """*content* as it goes to a worker, as :attr:`Order.NEWS`."""
+    return b"%b %b\n" % (Order.NEWS.value, b64encode(content))
 
 
 def read_brief(fd: int = ORDERS_FD) -> bytes | None:
@@ -74,16 +85,17 @@ class Supervisor(LineOnlyReceiver):
     """
 
     delimiter = b"\n"
+    MAX_LENGTH = _LONGEST_LINE
 
     def __init__(self, reports_fd: int, gone: Callable[[], None]) -> None:
         self._reports_fd = reports_fd
         self._gone = gone
-        self._obey: Mapping[Order, Callable[[], None]] = {}
+        self._obey: Mapping[Order, Callable[[bytes], None]] = {}
 
-    def listen(self, reactor: Any, obey: Mapping[Order, Callable[[], None]]) -> None:
+    def listen(self, reactor: Any, obey: Mapping[Order, Callable[[bytes], None]]) -> None:
         """Take orders from now on.
 
-        :param obey: what to do at each.
+        :param obey: what to do at each, given what comes with it, which is nothing but for :attr:`Order.NEWS`.
         """
         self._obey = obey
         typed: Any = stdio
@@ -105,7 +117,8 @@ class Supervisor(LineOnlyReceiver):
             pass
 
     def lineReceived(self, line: bytes) -> None:
-        self._obey[Order(line)]()
+        word, _, content = line.partition(b" ")
+        self._obey[Order(word)](b64decode(content))
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         del reason

@@ -23,7 +23,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmacfs.net.orders import ORDERS_FD, Order, Report, framed
+from hmacfs.net.orders import ORDERS_FD, Order, Report, framed, news
 
 #: A worker that has served for so many seconds is well; the next is started at once when it ends.
 WELL_AFTER_S: Final = 10.0
@@ -101,6 +101,10 @@ class Worker(ProcessProtocol):
         """The first thing that it is told."""
         self._tell(framed(data))
 
+    def inform(self, content: bytes) -> None:
+        """Tell it what it is to know."""
+        self._tell(news(content))
+
     def retire(self, stop_within_s: float) -> None:
         """Another one has its place."""
         self._leave(Order.RETIRE)
@@ -124,8 +128,8 @@ class Worker(ProcessProtocol):
         transport: Any = self.transport
         try:
             transport.writeToChild(ORDERS_FD, data)
-        except KeyError:
-            # Its end of the pipe is closed, and its end will be known in a moment.
+        except (AttributeError, KeyError):
+            # There is no process, or its end of the pipe is closed, and its end will be known in a moment.
             pass
 
     def _kill(self) -> None:
@@ -157,8 +161,14 @@ class Worker(ProcessProtocol):
                 self.ready.callback(None)
 
     def processEnded(self, reason: Failure) -> None:
+        self.end(_how(reason))
+
+    def end(self, how: str) -> None:
+        """It is over.
+
+        :param how: it came to that.
+        """
         self._cancel_timer()
-        how = _how(reason)
         served, self.serves = self.serves, False
         self._ended(self, how)
         if not served:
@@ -233,6 +243,11 @@ class WorkerPool:
             self._install(slot, start)
         self._fill()
 
+    def inform(self, content: bytes) -> None:
+        """Tell all, those that are leaving too, what they are to know."""
+        for worker in self._alive.values():
+            worker.inform(content)
+
     def stop(self) -> Deferred[None]:
         """End all. Fires when the last process has ended."""
         stopped = self._stopped = Deferred()
@@ -276,7 +291,11 @@ class WorkerPool:
         name = next(name for name in map("w{}".format, count()) if name not in self._alive)
         worker = self._alive[name] = Worker(name, slot, self._clock, self._ended)
         worker.ready.addCallback(lambda _: self._count())
-        worker.brief(start(name, slot, worker))
+        try:
+            worker.brief(start(name, slot, worker))
+        except OSError as error:
+            # Not at once: nobody has the worker yet.
+            self._clock.callLater(0, worker.end, f"could not be started: {error.strerror or error}")
         return worker
 
     def _count(self) -> None:

@@ -51,6 +51,15 @@ class KeyringTests(SynchronousTestCase):
         self.keyring.replace(NEW, NOW, 0)
         self.assertEqual(self.keyring.candidates(NOW), (NEW,))
 
+    def test_become(self) -> None:
+        """As another one, in the place of what it was; what becomes of that one later is its own business."""
+        other = Keyring(OLD)
+        other.replace(NEW, NOW, 3600)
+        self.keyring.become(other)
+        other.replace(NEWER, NOW, 3600)
+        self.assertEqual(self.keyring.candidates(NOW + 3599), (NEW, OLD))
+        self.assertEqual(self.keyring.candidates(NOW + 3600), (NEW,))
+
     def test_reading_the_same_secret_again_changes_nothing(self) -> None:
         """The previous one keeps its grace, no more and no less of it."""
         self.keyring.replace(NEW, NOW, 3600)

@@ -65,6 +65,8 @@ class Daemon:
             "NumCores": 1,
             "ShutdownGrace": 0,
         }
+        if "SecretFile" in keys:
+            del settings["Secret"]
         self._quiet = text is not None or "LogFile" in keys
         self.config.touch(0o600)
         self.config.write_text(toml({**settings, **keys}) if text is None else text, encoding="utf-8")

@@ -476,7 +476,7 @@ class ReloadTests(WorkersTestCase):
         before = self.workers()
         self.configure(ReportFile=str(self.directory / "none" / "report"))
         self.daemon.process.signal(signal.SIGHUP)
-        self.daemon.process.wait_for_line("The old workers stay, as a new one failed: hmacfs: ReportFile")
+        self.daemon.process.wait_for_line("the old one stays in force: a new worker failed: hmacfs: ReportFile")
         wait_until(lambda: self.workers() == before, "only the old ones are left")
         self.assertEqual(self.daemon.ask("PUT", signing.v(PATH, 3), body=b"abc").status, 201)
 

@@ -9,11 +9,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from hmacfs.net.orders import ORDERS_FD
+from hmacfs.net.orders import ORDERS_FD, Order, Supervisor
 from hmacfs.net.workers import (
     FIRST_PAUSE_S,
     KILL_AFTER_S,
@@ -141,6 +142,37 @@ class WorkerPoolTests(SynchronousTestCase):
         self.processes[0].end(signal=9)
         self.processes[1].ready()
         self.assertEqual(str(self.failureResultOf(started, WorkerFailed).value), "w0 was ended by SIGKILL")
+
+    def test_news(self) -> None:
+        """They come to all, to those that leave too, whatever bytes they are."""
+        self.begun()
+        replaced = Deferred.fromCoroutine(self.pool.replace(self.program("new")))
+        for process in self.processes[2:]:
+            process.ready()
+        self.successResultOf(replaced)
+        content = bytes(range(256)) * 100
+        self.pool.inform(content)
+        for process in self.processes:
+            heard: list[bytes] = []
+            supervisor = Supervisor(-1, lambda: None)
+            supervisor._obey = {Order.NEWS: heard.append, Order.RETIRE: lambda _: None}
+            supervisor.makeConnection(StringTransport())
+            size = 4 + int.from_bytes(process.told[:4], "big")
+            supervisor.dataReceived(process.told[size:])
+            self.assertEqual(heard, [content])
+
+    def test_no_process(self) -> None:
+        """The system does not start one."""
+
+        def refuse(_name: str, _slot: int, _protocol: ProcessProtocol) -> bytes:
+            raise PermissionError(13, "Permission denied")
+
+        started = Deferred.fromCoroutine(self.pool.start(refuse))
+        self.assertNoResult(started)
+        self.clock.advance(0)
+        error = self.failureResultOf(started, WorkerFailed).value
+        self.assertEqual(str(error), "w0 could not be started: Permission denied")
+        self.successResultOf(self.pool.stop())
 
     def test_start_takes_too_long(self) -> None:
         """It is killed."""
