@@ -81,7 +81,7 @@ class LoadTests(ConfigTestCase):
         self.assertEqual(config.trusted_proxies, (ip_network("127.0.0.1"), ip_network("::1"), "unix"))
         self.assertEqual((config.log_level, config.log_file, config.log_format), ("info", None, "text"))
         self.assertEqual((config.read_timeout_s, config.write_timeout_s), (900, 900))
-        self.assertEqual((config.min_body_rate, config.buffer_bytes), (256, 1024**2))
+        self.assertEqual((config.min_body_rate, config.buffer_bytes), (256, 256 * 1024))
         self.assertEqual((config.max_connections, config.max_connections_per_ip), (10_000, 256))
         self.assertEqual((config.max_retries, config.retry_delay_s, config.get_retries), (5, 2, True))
         self.assertEqual((config.redis, config.redis_prefix, config.redis_ca_file), (None, "hmacfs:", None))
