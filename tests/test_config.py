@@ -735,7 +735,7 @@ class SendfileTests(ConfigTestCase):
         self.assertEqual((self.load("").durability, self.load("").warnings), ("fsync", ()))
         self.assertEqual(self.load('Durability = "FSYNC"').warnings, ())
         (warning,) = self.load('Durability = "none"').warnings
-        self.assertIn("Durability = \"none\": a power loss can cost files", warning)
+        self.assertIn('Durability = "none": a power loss can cost files', warning)
 
     def test_header(self) -> None:
         """In any case, as headers are."""
