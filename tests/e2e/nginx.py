@@ -9,12 +9,12 @@ from attrs import frozen
 
 from tests.e2e.processes import PeerTestCase, Process, accepts, program, wait_until
 
-CONFIG = """
+MAIN = """
 daemon off;
 user root;
 worker_processes 1;
 pid {directory}/nginx.pid;
-error_log stderr warn;
+error_log stderr {level};
 events {{ worker_connections 256; }}
 http {{
     access_log off;
@@ -23,11 +23,16 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
+{http}
+}}
+"""
+"""A configuration for nginx in a directory of its own."""
+
+HTTP = """
     upstream keepalive {{ server 127.0.0.1:{upstream_port}; keepalive 8; }}
     upstream closing {{ server 127.0.0.1:{upstream_port}; }}
     client_max_body_size 0;
 {servers}
-}}
 """
 
 SERVER = """
@@ -85,7 +90,8 @@ class Nginx:
             for front in self._fronts
         )
         config = directory / "nginx.conf"
-        text = CONFIG.format(directory=directory, upstream_port=upstream_port, servers=servers)
+        http = HTTP.format(upstream_port=upstream_port, servers=servers)
+        text = MAIN.format(directory=directory, level="warn", http=http)
         config.write_text(text, encoding="utf-8")
         argv = [program("nginx"), "-c", str(config), "-p", str(directory), "-e", "stderr"]
         self._process = case.started(Process("nginx", argv))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from hmacfs.cli.doctor.findings import CURES
 from tests.e2e.daemon import Daemon, command
+from tests.e2e.nginx import MAIN
 from tests.e2e.processes import PeerTestCase, Process, accepts, program, run, wait_until
 from tests.e2e.signing import SECRET
 from tests.e2e.tls import Certificate
@@ -15,26 +16,12 @@ from tests.e2e.tls import Certificate
 NEWEST_ALONE = True
 """These tests are about other programs: once is enough."""
 
-CONFIG = """
-daemon off;
-user root;
-worker_processes 1;
-pid {directory}/nginx.pid;
-error_log stderr crit;
-events {{ worker_connections 256; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
+HTTP = """
     gzip_types *;
     gzip_min_length 1;
     gzip_proxied any;
     upstream hmacfs {{ server 127.0.0.1:{upstream}; keepalive 8; }}
 {servers}
-}}
 """
 
 SERVER = """
@@ -86,7 +73,8 @@ class DoctorTests(PeerTestCase):
         servers = [self.server("right", RIGHT), self.server("secure", RIGHT, listen=" ssl", outside=secure)]
         servers += [self.server(name, **lines) for name, lines in WRONG.items()]
         config = self.directory / "nginx.conf"
-        text = CONFIG.format(directory=self.directory, upstream=self.daemon.port, servers="".join(servers))
+        http = HTTP.format(upstream=self.daemon.port, servers="".join(servers))
+        text = MAIN.format(directory=self.directory, level="crit", http=http)
         config.write_text(text, encoding="utf-8")
         argv = [program("nginx"), "-c", str(config), "-p", str(self.directory), "-e", "stderr"]
         self.started(Process("nginx", argv))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from tests.e2e import signing
 from tests.e2e.daemon import Daemon
-from tests.e2e.nginx import CONFIG
+from tests.e2e.nginx import HTTP, MAIN
 from tests.e2e.processes import ROOT, PeerTestCase, Process, accepts, program, wait_until
 from tests.e2e.wire import Answer, Connection, ask
 
@@ -102,7 +102,8 @@ class SendfileTestCase(PeerTestCase):
         self.assertEqual(location.count("/var/lib/hmacfs/store"), 2)
         server = SERVER.format(port=port, sendfile=location.replace("/var/lib/hmacfs/store", str(self.daemon.store)))
         config = directory / "nginx.conf"
-        text = CONFIG.format(directory=directory, upstream_port=upstream_port, servers=server)
+        http = HTTP.format(upstream_port=upstream_port, servers=server)
+        text = MAIN.format(directory=directory, level="warn", http=http)
         config.write_text(text, encoding="utf-8")
         argv = [program("nginx"), "-c", str(config), "-p", str(directory), "-e", "stderr"]
         self.started(Process("nginx", argv))
