@@ -163,3 +163,30 @@ class DoctorTests(PeerTestCase):
             finished = run([*command("hmacfs"), "doctor", "--url", url, "-c", self.daemon.config])
             self.assertEqual(finished.status, 1)
             self.assertIn("dns:", finished.text)
+
+
+class UnwellTests(PeerTestCase):
+    """What is wrong is the server itself, or this machine's clock."""
+
+    needs: ClassVar[tuple[str, ...]] = ("faketime",)
+
+    def examined(self, daemon: Daemon, *before: str) -> dict[str, dict[str, str]]:
+        """The faults that the doctor finds."""
+        url = f"http://127.0.0.1:{daemon.port}/upload/"
+        argv = [*before, *command("hmacfs"), "doctor", "--json", "--url", url, "-c", str(daemon.config)]
+        findings = json.loads(run(argv).text)["findings"]
+        return {each["check"]: each for each in findings if each["verdict"] == "fault"}
+
+    def test_storage_and_redis(self) -> None:
+        """There is no room, and Redis is away."""
+        away = f"127.0.0.1:{self.free_port()}"
+        daemon = Daemon(self, text=None, MinFreeSpace="1000TiB", RedisAddr=away).started()
+        found = self.examined(daemon)
+        self.assertEqual((found["storage"]["culprit"], found["redis"]["culprit"]), ("the disk", "Redis"))
+        self.assertIn("MinFreeSpace", found["storage"]["sentence"])
+
+    def test_clock(self) -> None:
+        """Ten minutes are too much; that the doctor's own clock is wrong looks the same."""
+        daemon = Daemon(self, text=None).started()
+        found = self.examined(daemon, program("faketime"), "-f", "+10m")
+        self.assertIn("600 seconds", found["clock"]["sentence"])

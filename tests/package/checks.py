@@ -15,7 +15,7 @@ signature=$(printf %s '{path} {size}' | openssl dgst -sha256 -hmac {secret} | se
 curl -sS -o /dev/null -w '%{{http_code}}' -T /tmp/in "{base}/upload/{path}?v=$signature"
 """
 
-_BASE = "http://127.0.0.1:5050"
+_BASE = "http://127.0.0.1:8080"
 _SECRET = "$(cat /etc/hmacfs/secret)"
 
 #: Of systemd-analyze, times ten: the exposure that the unit may have.
@@ -90,7 +90,7 @@ def sandbox(machine: Machine) -> None:
         " -out /etc/hmacfs/cert.pem 2> /dev/null; chgrp hmacfs /etc/hmacfs/key.pem; chmod 640 /etc/hmacfs/key.pem"
     )
     endpoint = "ssl:5443:interface=127.0.0.1:privateKey=/etc/hmacfs/key.pem:certKey=/etc/hmacfs/cert.pem"
-    with _edited(machine, f's#^ListenPort = .*#ListenPort = ["127.0.0.1:5050", "{endpoint}"]#'):
+    with _edited(machine, f's#^ListenPort = .*#ListenPort = ["127.0.0.1:8080", "{endpoint}"]#'):
         machine.run("systemctl restart hmacfs")
         ready(machine)
         found = machine.run("curl -sSf --cacert /etc/hmacfs/cert.pem https://localhost:5443/upload/one/hello.txt")
@@ -112,6 +112,23 @@ def reloaded(machine: Machine) -> None:
     machine.wait_for(f"test $({taken.strip().replace(chr(10), '; ')}) = 201")
     expect(upload(machine, "reload/old.txt", "$(cat /tmp/old-secret)") == "201", "the old secret is good for a while")
     expect(main_pid(machine) == pid, "the service is the same process")
+
+
+def credential(machine: Machine) -> None:
+    """The secret may come by systemd, from a file that the service itself can't read."""
+    machine.run("install -m 600 /etc/hmacfs/secret /root/secret")
+    machine.write(
+        "/run/systemd/system/hmacfs.service.d/credential.conf", "[Service]\nLoadCredential=hmacfs:/root/secret\n"
+    )
+    machine.run("systemctl daemon-reload")
+    with _edited(machine, 's#^SecretFile = .*#SecretFile = "credential:hmacfs"#'):
+        machine.run("systemctl restart hmacfs")
+        ready(machine)
+        expect(upload(machine, "credential/hello.txt") == "201", "an upload is taken")
+    machine.run(
+        "rm -r /run/systemd/system/hmacfs.service.d /root/secret; systemctl daemon-reload; systemctl restart hmacfs"
+    )
+    ready(machine)
 
 
 def broken_configuration(machine: Machine) -> None:
