@@ -66,8 +66,12 @@ def _serve(brief: bytes) -> None:
 
 def _stop(reactor: Any) -> None:
     """Stop the reactor, unless it is stopping."""
-    if reactor.running:
+    from twisted.internet.error import ReactorNotRunning
+
+    try:
         reactor.stop()
+    except ReactorNotRunning:
+        pass
 
 
 if __name__ == "__main__":
