@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
-PACKAGES = ("twisted==24.11.0", "pyopenssl==25.0.0", "service-identity==24.2.0", "hypothesis>=6.67")
+PACKAGES = ("twisted==24.11.0", "http-sf>=1.5", "pyopenssl==25.0.0", "service-identity==24.2.0", "hypothesis>=6.67")
 """Beside our own dependencies. This Twisted's TLS doesn't go together with a later pyOpenSSL."""
 
 TESTS = ("tests.net", "tests.web", "tests.fuzz")

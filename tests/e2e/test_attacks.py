@@ -23,6 +23,9 @@ from tests.e2e.processes import ROOT, GaveUp, PeerTestCase, accepts, program, ru
 from tests.e2e.redis import Redis
 from tests.e2e.wire import Answer, Closed, Connection, ask
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 KIB = 1 << 10
 MIB = 1 << 20
 PATH = "6f95dd3c/photo.jpg"

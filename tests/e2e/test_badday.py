@@ -14,6 +14,9 @@ from tests.e2e.resuming import MIB, OnRedis, ResumeTestCase
 from tests.e2e.wire import Answer, Connection
 from tests.smalldisk import SmallDisk
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 if TYPE_CHECKING:
     _Case = ResumeTestCase
 else:

@@ -11,6 +11,9 @@ from tests.e2e.processes import PeerTestCase, Process, program, run, wait_until
 from tests.e2e.resuming import Client, OnRedis, ResumeTestCase
 from tests.e2e.wire import Answer, Connection
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 if TYPE_CHECKING:
     _Case = ResumeTestCase
 else:

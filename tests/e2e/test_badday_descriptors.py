@@ -11,6 +11,9 @@ from tests.e2e.badday import BadDayTestCase
 from tests.e2e.processes import wait_until
 from tests.e2e.wire import Connection
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 ACCEPT = "warn: too many open files: connections are turned away"
 OPEN = "error: too many open files"
 

@@ -12,6 +12,9 @@ from tests.e2e.daemon import TomlValue
 from tests.e2e.processes import wait_until
 from tests.smalldisk import SmallDisk
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 LOST = "hmac_file_server_log_lines_lost"
 
 

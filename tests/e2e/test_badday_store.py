@@ -9,6 +9,9 @@ from tests.e2e.badday import DiskTestCase
 from tests.e2e.processes import wait_until
 from tests.smalldisk import SmallDisk
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 GONE = r"error: uploads are refused\. StoreDir .*"
 BACK = r"warn: StoreDir .* is in order, and used again"
 

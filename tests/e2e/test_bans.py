@@ -14,6 +14,9 @@ from tests.e2e.processes import PeerTestCase, run, wait_until
 from tests.e2e.redis import Redis
 from tests.e2e.wire import Answer, Connection
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 CONTENT = b"a photo of a cat"
 PROXY, ATTACKER, OTHER, THIRD = "127.0.0.16", "127.0.0.7", "127.0.0.8", "127.0.0.10"
 

@@ -21,6 +21,9 @@ from tests.e2e.processes import Finished, PeerTestCase, Process, program, run, w
 from tests.e2e.resuming import Client
 from tests.e2e.wire import ask
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 PATH = "6f95dd3c-d84d-4ec3-9bfc-efc2794c9163/film.mp4"
 SIZE_BYTES = 3_000_000
 THROUGH = Fault()

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from tests.e2e.resuming import MIB, Client, OnRedis, ResumeTestCase
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 ROUNDS = 26
 """Of each of the two stores: more than fifty together."""
 

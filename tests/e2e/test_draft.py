@@ -11,6 +11,9 @@ from tests.e2e.resuming import sha256
 from tests.e2e.sharing import OnRedis, SharedTestCase
 from tests.e2e.wire import Answer, Connection, ask
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 SIZE = 300_000
 HALF = 150_000
 CHECKPOINT = 4 << 20

@@ -11,6 +11,9 @@ from tests.e2e.nginx import Front, Nginx
 from tests.e2e.processes import PeerTestCase
 from tests.e2e.wire import Answer, Connection
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 SIZE_BYTES = 20 << 20
 REPETITIONS = 20
 PIECE = os.urandom(1 << 18)

@@ -11,6 +11,9 @@ from pathlib import Path
 from tests.e2e.daemon import command
 from tests.e2e.processes import ROOT, PeerTestCase, Process, accepts, program, run, wait_until
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 
 class MakeRunTests(PeerTestCase):
     """``make run`` in a checkout."""

@@ -14,6 +14,9 @@ from tests.e2e.signing import SECRET
 from tests.e2e.test_workers import MIB, NEW_SECRET, PATH, Load, WorkersTestCase
 from tests.e2e.wire import Connection, ask
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 
 def fingerprint(secret: str) -> str:
     """As ``sha256sum`` begins."""

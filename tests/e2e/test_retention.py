@@ -14,6 +14,9 @@ from tests.e2e.daemon import Daemon, TomlValue
 from tests.e2e.processes import PeerTestCase, wait_until
 from tests.e2e.wire import Answer
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 DAY_S = 86_400
 NUL = b"\0"
 

@@ -10,6 +10,9 @@ from tests.e2e.processes import PeerTestCase, wait_until
 from tests.e2e.signing import url_path, v
 from tests.e2e.wire import Answer, Connection
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 MIB = 1 << 20
 #: Larger than what the sockets of both ends take without anybody reading.
 LARGE = 32 * MIB

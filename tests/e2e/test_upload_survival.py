@@ -17,6 +17,9 @@ from tests.e2e.tus import TusClient
 from tests.e2e.uploader import Uploader
 from tests.e2e.wire import Closed, Connection
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 SIZE = 6_000_000
 HALF = 3_000_000
 

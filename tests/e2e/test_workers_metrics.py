@@ -13,6 +13,9 @@ from tests.e2e.daemon import Daemon, TomlValue
 from tests.e2e.processes import PeerTestCase, wait_until
 from tests.e2e.wire import Closed, Connection
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 PREFIX = "hmac_file_server_"
 SIZE = 1000
 
