@@ -14,6 +14,9 @@ from tests.e2e.daemon import Daemon
 from tests.e2e.processes import PeerTestCase, accepts, program, run, wait_until
 from tests.e2e.wire import Connection
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 PATH = "6f95dd3c-d84d-4ec3-9bfc-efc2794c9163/photo.jpg"
 
 

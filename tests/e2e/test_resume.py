@@ -18,6 +18,9 @@ from tests.e2e.processes import wait_until
 from tests.e2e.resuming import PATH, TOKEN, Client, OnRedis, ResumeTestCase, sha256
 from tests.e2e.wire import Answer, Closed, Connection
 
+NEWEST_ALONE = True
+"""Once is enough: what depends on Twisted has tests that run on every one of them."""
+
 HALF = 1_500_000
 SESSION = {"X-Session-Token": TOKEN}
 
