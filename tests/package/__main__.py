@@ -78,7 +78,6 @@ def _in_machine(machine: Machine, names: str, newer: str, tally: Tally) -> None:
     tally.check(checks.commands, machine)
     tally.check(checks.sandbox, machine)
     tally.check(checks.reloaded, machine)
-    tally.check(checks.credential, machine)
     tally.check(checks.broken_configuration, machine)
     tally.check(checks.watchdog, machine)
     tally.check(checks.socket_activation, machine)

@@ -114,23 +114,6 @@ def reloaded(machine: Machine) -> None:
     expect(main_pid(machine) == pid, "the service is the same process")
 
 
-def credential(machine: Machine) -> None:
-    """The secret may come by systemd, from a file that the service itself can't read."""
-    machine.run("install -m 600 /etc/hmacfs/secret /root/secret")
-    machine.write(
-        "/run/systemd/system/hmacfs.service.d/credential.conf", "[Service]\nLoadCredential=hmacfs:/root/secret\n"
-    )
-    machine.run("systemctl daemon-reload")
-    with _edited(machine, 's#^SecretFile = .*#SecretFile = "credential:hmacfs"#'):
-        machine.run("systemctl restart hmacfs")
-        ready(machine)
-        expect(upload(machine, "credential/hello.txt") == "201", "an upload is taken")
-    machine.run(
-        "rm -r /run/systemd/system/hmacfs.service.d /root/secret; systemctl daemon-reload; systemctl restart hmacfs"
-    )
-    ready(machine)
-
-
 def broken_configuration(machine: Machine) -> None:
     """A mistake ends the start with a sentence, not with success."""
     with _edited(machine, "s/^StoreDir = .*/StoreDir = 5/"):
