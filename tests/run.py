@@ -2,7 +2,7 @@
 
 They run twice where that is possible: with the interpreter that runs this, and with Debian's Python and Twisted, so
 that both ends of what hmacfs supports are tested; those that are about Twisted also with one in between. Each run is a
-process of its own, and they run side by side.
+process of its own, and they run side by side. All tests with the newest Twisted are two runs: they mostly wait.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from attrs import asdict, field, frozen
 from tests import middle
 
 ROOT = Path(__file__).resolve().parents[1]
+SHARES = 2
+"""Into how many runs all tests with the newest Twisted are divided."""
 SLOWEST = 12
 """How many modules are named for the time they take."""
 MACHINE = ("IPv6",)
@@ -77,12 +79,35 @@ def _never_awaited(case: Any) -> bool:
     return inspect.iscoroutinefunction(getattr(case, getattr(case, "_testMethodName", ""), None))
 
 
-def run_here(directory: str, names: list[str], *, newest: bool) -> Outcome:
+@frozen
+class Share:
+    """Some of the modules, so that several runs together have all of them."""
+
+    number: int = 0
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """The reverse of ``str``."""
+        number, of = text.split("/")
+        return cls(int(number), int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def take(self, found: list[Any]) -> list[Any]:
+        """The test cases of those modules."""
+        modules = {name: position for position, name in enumerate(dict.fromkeys(module_of(case) for case in found))}
+        return [case for case in found if modules[module_of(case)] % self.of == self.number]
+
+
+def run_here(directory: str, names: list[str], *, newest: bool, share: Share) -> Outcome:
     """Run the tests in this process.
 
     :param directory: where trial works.
     :param names: of packages, modules, classes or methods; none of them means all tests.
     :param newest: whether this is the newest Twisted that they are run with.
+    :param share: which of them.
     """
     import twisted
     from twisted.trial.reporter import TreeReporter
@@ -106,7 +131,7 @@ def run_here(directory: str, names: list[str], *, newest: bool) -> Outcome:
     chosen = TestSuite()
     unrun: list[str] = []
     left_out: dict[str, list[str]] = {}
-    for case in cases(TestLoader().loadByNames(names or ["tests"], recurse=True)):
+    for case in share.take([*cases(TestLoader().loadByNames(names or ["tests"], recurse=True))]):
         absent = [name for name in getattr(case, "needs", ()) if not PEERS[name].present()]
         if not newest and _is_of_the_newest_alone(case):
             continue
@@ -120,7 +145,7 @@ def run_here(directory: str, names: list[str], *, newest: bool) -> Outcome:
     wrong = [*result.failures, *result.errors, *result.unexpectedSuccesses]
     version = ".".join(str(part) for part in sys.version_info[:3])
     return Outcome(
-        title=f"Twisted {twisted.__version__}, Python {version}",
+        title=f"Twisted {twisted.__version__}, Python {version}" + (f", share {share}" if share.of > 1 else ""),
         passed=result.successes,
         failed=sorted({*unrun, *(entry[0].id() for entry in wrong)}),
         skipped=[f"{case.id()}: {reason}" for case, reason in result.skips],
@@ -129,22 +154,40 @@ def run_here(directory: str, names: list[str], *, newest: bool) -> Outcome:
     )
 
 
+@frozen
+class Part:
+    """What one run is to do.
+
+    :ivar python: the interpreter.
+    :ivar directory: where trial works.
+    :ivar names: as for :func:`run_here`.
+    :ivar newest: as for :func:`run_here`.
+    :ivar share: as for :func:`run_here`.
+    """
+
+    python: Path
+    directory: str
+    names: list[str]
+    newest: bool = False
+    share: Share = Share()
+
+    @property
+    def argv(self) -> list[str]:
+        options = ["--here", self.directory, "--share", str(self.share), *(() if self.newest else ("--older",))]
+        return [str(self.python), "-m", "tests.run", *options, *self.names]
+
+
 class Run:
     """The tests in a process of another interpreter.
 
-    :param python: the interpreter.
-    :param directory: where trial works.
-    :param names: as for :func:`run_here`.
     :param scratch: an empty directory.
     :param aside: what it writes is kept until its end.
     """
 
-    def __init__(self, python: Path, directory: str, names: list[str], scratch: Path, *, aside: bool) -> None:
-        self._python = python
+    def __init__(self, part: Part, scratch: Path, *, aside: bool) -> None:
+        self._python = part.python
         self._report, self._output = scratch / "outcome.json", scratch / "output"
-        argv = [str(python), "-m", "tests.run", "--here", directory, "--report", str(self._report), *names]
-        if aside:
-            argv.append("--older")
+        argv = [*part.argv, "--report", str(self._report)]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         with self._output.open("wb") as output:
             kept = output if aside else None
@@ -163,31 +206,33 @@ def run_everywhere(names: list[str]) -> list[Outcome]:
     """Run the tests with every interpreter there is, at the same time."""
     with tempfile.TemporaryDirectory(prefix="hmacfs-run-") as scratch:
         runs = []
-        for position, (python, directory, own_names) in enumerate(interpreters(names)):
+        for position, part in enumerate(parts(names)):
             own = Path(scratch, str(position))
             own.mkdir()
-            runs.append(Run(python, directory, own_names, own, aside=position > 0))
+            runs.append(Run(part, own, aside=position > 0))
         return [run.outcome() for run in runs]
 
 
-def interpreters(names: list[str]) -> list[tuple[Path, str, list[str]]]:
-    """The Pythons to test with, and for each a working directory and what of the tests named it is to run."""
+def parts(names: list[str]) -> list[Part]:
+    """What is run with which Python."""
     from tests import debian
 
     debian.install_missing()
-    found = [(Path(sys.executable), "_trial_temp", names)]
+    # Tests that somebody has named are few.
+    shares = [Share(number, SHARES) for number in range(SHARES)] if not names else [Share()]
+    found = [Part(Path(sys.executable), f"_trial_temp_{each.number}", names, True, each) for each in shares]
     old = debian.old_end(ROOT / ".venv-debian", ROOT)
     if old is None:
         say("Left out: the run on Debian's Twisted (needs Debian and root, or python3-twisted and its friends).")
     else:
-        found.append((old, "_trial_temp_debian", names))
+        found.append(Part(old, "_trial_temp_debian", names))
     between = middle.chosen(names)
     if between:
         python = middle.middle(ROOT / ".venv-24.11", ROOT)
         if python is None:
             say(f"Left out: the run on {middle.PACKAGES[0]} (pip can't bring it).")
         else:
-            found.append((python, "_trial_temp_24.11", between))
+            found.append(Part(python, "_trial_temp_24.11", between))
     return found
 
 
@@ -225,11 +270,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--here", metavar="DIRECTORY", help="run in this process; trial works in DIRECTORY")
     parser.add_argument("--older", action="store_true", help="with --here: not with the newest Twisted")
+    parser.add_argument("--share", type=Share.parse, default=Share(), help="with --here: as NUMBER/OF")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the outcome to FILE")
     parser.add_argument("names", nargs="*", help="packages, modules, classes or methods (default: all tests)")
     options = parser.parse_args()
     if options.here is not None:
-        outcome = run_here(options.here, options.names, newest=not options.older)
+        outcome = run_here(options.here, options.names, newest=not options.older, share=options.share)
         options.report.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
         return 0
     outcomes = run_everywhere(options.names)
@@ -240,7 +286,8 @@ def main() -> int:
     if os.environ.get("CI"):
         missed = [tests for outcome in outcomes for name, tests in outcome.left_out.items() if name not in MACHINE]
         failed += sum(len(outcome.skipped) for outcome in outcomes) + sum(len(tests) for tests in missed)
-        failed += len(outcomes) < (3 if middle.chosen(options.names) else 2)
+        pythons = {outcome.title.partition(", share")[0] for outcome in outcomes}
+        failed += len(pythons) < (3 if middle.chosen(options.names) else 2)
     line = f"{passed} passed, {failed} failed"
     if options.report is not None:
         options.report.write_text(line + "\n", encoding="utf-8")
