@@ -33,6 +33,7 @@ from hmacfs.net.threads import Threads
 from hmacfs.net.wheel import Wheel
 from hmacfs.reloading import Reloads, open_logs, reopen_logs, warn_of
 from hmacfs.seat import Seat
+from hmacfs.uploads.beside import HIGH_WATER_BYTES
 
 #: How many calls may block at a time (fsync, hashing, SQLite); the others wait in line.
 _THREADS: Final = 16
@@ -278,7 +279,8 @@ class HmacfsService(MultiService):
             signal.signal(number, handler)
 
     def _make_front(self, config: Config) -> Front:
-        keep_on_heap(4 * config.buffer_bytes)
+        # What arrives, and what of it waits to be hashed.
+        keep_on_heap(max(4 * config.buffer_bytes, HIGH_WATER_BYTES))
         seat = self._seat
         return Front(
             config,

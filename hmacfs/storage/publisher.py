@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.python.failure import Failure
 
 from hmacfs.net.threads import Threads
@@ -26,7 +26,7 @@ FLUSHED_ALONE_BYTES: Final = 1024 * 1024
 
 
 class Publisher:
-    """Publishes parts in threads. To be used on the reactor's thread alone."""
+    """Publishes parts, in threads where it takes waiting for a device. To be used on the reactor's thread alone."""
 
     def __init__(self, store: Store, threads: Threads) -> None:
         self._store = store
@@ -39,6 +39,8 @@ class Publisher:
 
         Those that come while the lanes are busy wait, and go together.
         """
+        if not self._store.waits:
+            return execute(self._store.publish, part, path, facts)
         if not self._store.gathers or part.size - part.durable_size > FLUSHED_ALONE_BYTES:
             return self._threads.run(self._store.publish, part, path, facts)
         done: Deferred[StoredFile] = Deferred()

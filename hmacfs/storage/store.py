@@ -320,6 +320,11 @@ class Store:
         return [work.outcome for work in works]
 
     @property
+    def waits(self) -> bool:
+        """Whether :meth:`publish` waits for a device. If not, it may be called on the reactor."""
+        return self._syncs.waits
+
+    @property
     def gathers(self) -> bool:
         """Whether it is faster to publish many parts in one thread than each in its own."""
         return self._syncs.gathers

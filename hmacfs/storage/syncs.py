@@ -25,6 +25,9 @@ DIRTY_PER_UPLOAD_BYTES: Final = 4 * 1024 * 1024
 #: doesn't reach the server, and overlays have passed errors over.
 _KNOWN: Final = frozenset({"ext4", "xfs"})
 
+#: File systems that have no device, so that there is nothing to wait for.
+_IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+
 #: Before, syncfs says nothing of bytes that could not be written.
 _KERNEL_THAT_REPORTS: Final = (5, 8)
 
@@ -34,6 +37,7 @@ class Syncs:
 
     :param root_fd: a directory of the file system. Stays the caller's.
     :param dirty_bytes: how much waits to be written by the machine as a whole.
+    :ivar waits: whether a sync waits for a device.
     :ivar gathers: whether it is faster to sync for many uploads in one thread than for each in its own.
     """
 
@@ -41,14 +45,15 @@ class Syncs:
         self._disk = disk
         self._root_fd = root_fd
         self._dirty_bytes = dirty_bytes or _dirty_bytes
-        self._can_together = False
+        self.waits = True
         self.gathers = False
         self.know_file_system()
 
     def know_file_system(self) -> None:
         """See what can be done on the file system that the directory is on, now that it may be another one."""
-        self._can_together = CAN_SYNC_TOGETHER and _reports_errors() and _file_system(self._root_fd) in _KNOWN
-        self.gathers = self._can_together or not self._disk.waits
+        kind = _file_system(self._root_fd)
+        self.waits = self._disk.waits and kind not in _IN_MEMORY
+        self.gathers = CAN_SYNC_TOGETHER and _reports_errors() and kind in _KNOWN
 
     def sync(self, fds: Collection[int], uploads: int) -> Mapping[int, OSError]:
         """Make files with their attributes, and entries of directories, survive a power loss. Blocks.
@@ -60,13 +65,13 @@ class Syncs:
         """
         if self._is_worth_one_call(uploads):
             return self._sync_together(fds)
-        if uploads > 1 and self._can_together:
+        if uploads > 1 and self.gathers:
             # Then the first one's commit has them all.
             self._try_each(self._disk.begin_writing, fds)
         return self._try_each(self._disk.sync, fds)
 
     def _is_worth_one_call(self, uploads: int) -> bool:
-        if not self._can_together or uploads < TOGETHER_FROM:
+        if not self.gathers or uploads < TOGETHER_FROM:
             return False
         return self._dirty_bytes() <= uploads * DIRTY_PER_UPLOAD_BYTES
 

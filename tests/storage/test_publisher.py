@@ -142,3 +142,12 @@ class PublisherTests(StoreTestCase):
         for number in range(LANES + 3):
             self.publish(f"file{number}")
         self.assertEqual(len(self.threads.waiting), LANES + 3)
+
+    def test_in_memory(self) -> None:
+        """Where nothing waits for a device, it is done at once, whatever may come of it."""
+        self.put("slot/taken", b"first")
+        self.file_system = "tmpfs"
+        self.restart()
+        self.assertEqual(self.successResultOf(self.publish("one", FLUSHED_ALONE_BYTES + 1)).size, FLUSHED_ALONE_BYTES + 1)
+        self.failureResultOf(self.publish("taken"), AlreadyStored)
+        self.assertEqual(self.threads.waiting, [])

@@ -607,9 +607,9 @@ class UnsyncedTests(StoreTestCase):
         self.assertRaises(AlreadyStored, self.put, "a/b", b"second")
         self.assertEqual(self.get("a/b"), b"first")
 
-    def test_goes_together(self) -> None:
-        """One hop to a thread for many."""
-        self.assertTrue(self.store.gathers)
+    def test_waits_for_nothing(self) -> None:
+        """It takes no thread."""
+        self.assertFalse(self.store.waits)
 
 
 class OpenFileTests(StoreTestCase):
