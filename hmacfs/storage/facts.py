@@ -29,6 +29,8 @@ ADOPTED: Final = "adopted"
 
 _VERSION: Final = 1
 
+_TO_JSON: Final = json.JSONEncoder(separators=(",", ":"))
+
 #: Of how many files the facts are remembered as they were read, so that the same bytes aren't parsed at every download,
 #: and how long those may be: a content type can take kilobytes.
 _REMEMBERED: Final = 4096
@@ -89,7 +91,7 @@ class Facts:
             "source": self.source,
         }
         present = {key: value for key, value in fields.items() if value is not None}
-        return json.dumps(present, separators=(",", ":")).encode("ascii")
+        return _TO_JSON.encode(present).encode("ascii")
 
     @classmethod
     def decode(cls, encoded: bytes) -> Facts | None:

@@ -89,6 +89,8 @@ class StatedDigests:
     def of_whole_file(self) -> StatedDigests:
         """The same for a request whose body is the whole file: then there is no difference between the two kinds, and
         an upload that breaks off can be gone on with."""
+        if not self.content:
+            return self
         return evolve(self, representation=(*self.representation, *self.content), content=())
 
 

@@ -86,13 +86,18 @@ VERSIONS: Final[Mapping[int, Version]] = {
 }
 
 
+# Of requests that name none of these.
+_NEWEST: Final = evolve(_V8, number=None)
+_OLDEST: Final = evolve(_V3, number=None)
+
+
 def version_of(headers: Headers) -> Version:
     """The version that a request is in; one that isn't known is taken for the newest, without its number."""
     named = VERSIONS.get(integer(headers, "Upload-Draft-Interop-Version") or 0)
     if named is not None:
         return named
     oldest = headers.hasHeader(_V3.completeness) and not headers.hasHeader(_V8.completeness)
-    return evolve(_V3 if oldest else _V8, number=None)
+    return _OLDEST if oldest else _NEWEST
 
 
 def integer(headers: Headers, name: str) -> int | None:
