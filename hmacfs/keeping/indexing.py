@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from hmacfs.keeping.index import Index, Usage
 from hmacfs.keeping.scan import SCANNED_KEY, Kind, Scan, refresh
 from hmacfs.metrics import Metrics
+from hmacfs.net.rests import Rests
 from hmacfs.net.threads import Threads
 from hmacfs.storage.database import DatabaseAway, WrongFormat
 from hmacfs.storage.names import SlotPath
@@ -68,7 +68,7 @@ class Indexing:
         self._read: set[bytes] = set()
         self._timer: IDelayedCall | None = None
         self._writing = DeferredLock()
-        self._rest: Deferred[None] | None = None
+        self._rests = Rests(clock)
         self._halted = False
         self._is_away = False
         # The wish for a scan that is still to be told. The first is for what happened while no process of ours was there,
@@ -165,7 +165,7 @@ class Indexing:
                     break
                 kinds.update(difference.kind for difference in differences)
                 self._metrics.index_scanned_files.set(scan.files)
-                await self._pause((self._clock.seconds() - step_begun) * REST)
+                await self._rests.take((self._clock.seconds() - step_begun) * REST)
         finally:
             scan.close()
         self._count(scan, kinds, self._clock.seconds() - begun)
@@ -174,8 +174,7 @@ class Indexing:
     def halt(self) -> None:
         """Let a scan that is under way come to its end now."""
         self._halted = True
-        if self._rest is not None:
-            self._rest.cancel()
+        self._rests.end()
 
     async def stop(self) -> None:
         """Write down what is waiting, and close the index."""
@@ -214,17 +213,6 @@ class Indexing:
         """Whether this very index file has seen a whole scan since yesterday."""
         scanned = self._index.setting(SCANNED_KEY)
         return scanned is not None and self._now() - float(scanned) < SCAN_EVERY_S
-
-    async def _pause(self, seconds: float) -> None:
-        if self._halted:
-            return
-        self._rest = deferLater(self._clock, seconds, lambda: None)
-        try:
-            await self._rest
-        except CancelledError:
-            pass
-        finally:
-            self._rest = None
 
     def _show(self, usage: Usage) -> None:
         self._metrics.stored_files.set(usage.files)

@@ -14,7 +14,6 @@ from typing import Final
 
 from attrs import Factory, define, frozen
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from hmacfs.config import Config
@@ -23,6 +22,7 @@ from hmacfs.keeping.index import Entry, Index, Query, Schedule, Usage
 from hmacfs.keeping.lifetimes import AGED, EXPIRED, Lifetimes
 from hmacfs.keeping.scan import SCANNED_KEY
 from hmacfs.metrics import Metrics
+from hmacfs.net.rests import Rests
 from hmacfs.net.threads import Threads
 from hmacfs.storage.database import DatabaseAway, WrongFormat
 from hmacfs.units import DAY_S, HOUR_S, human_duration, human_size
@@ -379,10 +379,12 @@ class RetentionSweeps:
         self._is_first = True
         self._is_announced = not retention.policy.is_on
         self._stopped = False
+        self._rests = Rests(clock)
 
     def halt(self) -> None:
         """Begin nothing more: a sweep that is under way ends after its step."""
         self._stopped = True
+        self._rests.end()
 
     async def sweep(self) -> None:
         """Delete what is over its time, and the oldest files if there is too much of all. Never raises for the index."""
@@ -400,7 +402,7 @@ class RetentionSweeps:
         """What is to be said of a tree that is new to us takes knowing it. After a while it is done without."""
         patience_s = SCAN_PATIENCE_S
         while not self._stopped and patience_s > 0 and not await self._threads.run(self._retention.knows_the_tree):
-            await deferLater(self._clock, _POLL_S, lambda: None)
+            await self._rests.take(_POLL_S)
             patience_s -= _POLL_S
 
     async def _sweep(self, now: float) -> None:
