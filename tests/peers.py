@@ -75,6 +75,7 @@ PEERS = {
         Peer("prosody", _prosody, ("prosody", "prosody-modules")),
         Peer("ejabberd", _ejabberd, ("ejabberd",)),
         Peer("go-sendxmpp", _program("go-sendxmpp"), ("go-sendxmpp",)),
+        Peer("rsync", _program("rsync"), ("rsync",)),
         Peer("wrk", _program("wrk"), ("wrk",)),
         Peer("promtool", _program("promtool"), ("prometheus",)),
         Peer("fail2ban", _program("fail2ban-regex"), ("fail2ban",)),
