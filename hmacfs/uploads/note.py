@@ -17,12 +17,13 @@ from hmacfs.uploads.state import NewUpload
 _VERSION: Final = 1
 
 
-def write_note(part: Part, upload: NewUpload) -> None:
+def write_note(part: Part, upload: NewUpload) -> bool:
     """Keep *upload* with its part. Its offset must be durable. In a thread, as the bytes were synced in one.
 
+    :return: whether the file system has a place for it.
     :raises OSError: other than that the file system has no place for it.
     """
-    part.set_note(encode(upload))
+    return part.set_note(encode(upload))
 
 
 def read_note(part: Part) -> NewUpload | None:

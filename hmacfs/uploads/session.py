@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import inf
+from typing import Final
 
 from attrs import evolve
 from twisted.logger import Logger
@@ -28,6 +30,10 @@ from hmacfs.uploads.state import (
     UnknownUpload,
     expiry,
 )
+
+#: How often the state store is told of progress that the part itself tells of, in seconds. A fast upload has a hundred
+#: checkpoints in that time, and each change of the store costs more than the note.
+ANNOUNCE_EVERY_S: Final = 0.25
 
 
 class Superseded(Exception):
@@ -60,6 +66,8 @@ class Session:
         self._threads = threads
         self._holder = holder
         self._lease = lease
+        self._is_noted = False
+        self._announced_at = -inf
         # A restart is decided in a thread, maybe while another one makes bytes durable that it cuts off.
         self._changing = threading.Lock()
 
@@ -103,6 +111,17 @@ class Session:
         :raises Superseded: when the lease is over.
         """
         await self._threads.run(self._sync)
+        await self.announce()
+
+    async def advance(self, now: float) -> None:
+        """As :meth:`checkpoint`, of an upload that goes on: the state store may hear of it a moment later.
+
+        :param now: the time in seconds, of any beginning.
+        """
+        await self._threads.run(self._sync)
+        if self._is_noted and now - self._announced_at < ANNOUNCE_EVERY_S:
+            return
+        self._announced_at = now
         await self.announce()
 
     async def announce(self) -> None:
@@ -175,7 +194,7 @@ class Session:
         with self._changing:
             self.part.sync()
             self._upload = evolve(self._upload, offset=self.part.durable_size)
-            write_note(self.part, self._upload)
+            self._is_noted = write_note(self.part, self._upload)
 
     async def _record(self) -> None:
         upload = self._upload

@@ -616,7 +616,7 @@ class Uploads:
         stated = asked.digests.of_whole_file() if is_whole else asked.digests
 
         async def checkpoint() -> None:
-            await session.checkpoint()
+            await session.advance(self._means.clock.seconds())
             hooks.durable(session.durable)
 
         atomic = bool(stated.content)

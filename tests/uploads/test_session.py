@@ -10,7 +10,7 @@ from attrs import evolve
 from hmacfs.net.threads import InlineThreads
 from hmacfs.storage.parts import Part
 from hmacfs.uploads.note import read_note
-from hmacfs.uploads.session import Session, Superseded
+from hmacfs.uploads.session import ANNOUNCE_EVERY_S, Session, Superseded
 from hmacfs.uploads.state import Lease, NewUpload, StateUnavailable, Status
 from tests.uploads.support import UID, UPLOAD, UploadTestCase, begun, holder
 
@@ -150,6 +150,52 @@ class CheckpointTests(SessionTestCase):
         record = self.record()
         assert record is not None
         self.assertEqual(record.offset, 0)
+
+
+class AdvanceTests(SessionTestCase):
+    """Checkpoints of an upload that goes on."""
+
+    def offsets(self, session: Session, *times: float) -> list[int]:
+        """What the state store knows after a byte and a checkpoint at each of these times."""
+        known = []
+        for now in times:
+            session.part.write(b"x")
+            self.done(session.advance(now))
+            self.assertEqual(session.durable, session.part.size)
+            record = self.record()
+            assert record is not None
+            known.append(record.offset)
+        return known
+
+    def test_noted(self) -> None:
+        """The state store hears of it at once, so that the upload can be asked for, and every now and then."""
+        session = self.fresh()
+        times = (5, 5 + ANNOUNCE_EVERY_S / 2, 5 + ANNOUNCE_EVERY_S, 5 + ANNOUNCE_EVERY_S * 1.9)
+        self.assertEqual(self.offsets(session, *times), [41, 41, 43, 43])
+        self.assertEqual(read_note(session.part), evolve(UPLOAD, offset=44))
+
+    def test_without_notes(self) -> None:
+        """Where nothing else tells how far it is, it hears of all."""
+        self.disk.fail("set_attribute", errno.ENOTSUP)
+        self.assertEqual(self.offsets(self.fresh(), 5, 5, 5), [41, 42, 43])
+
+    def test_the_end(self) -> None:
+        """It hears of the last one."""
+        session = self.fresh()
+        self.assertEqual(self.offsets(session, 5, 5), [41, 41])
+        self.done(session.checkpoint())
+        record = self.record()
+        assert record is not None
+        self.assertEqual(record.offset, 42)
+
+    def test_sync_fails(self) -> None:
+        """Whether it hears of it or not."""
+        session = self.fresh()
+        self.done(session.advance(5))
+        self.disk.fail("sync_data", errno.EIO)
+        session.part.write(b"x")
+        self.failureResultOf(begun(session.advance(5)), OSError)
+        self.assertEqual(session.durable, 40)
 
 
 class RestartTests(SessionTestCase):
