@@ -30,7 +30,7 @@ PAIRS = (
     Pair("checksums", "plain", "hmacfs as it ships, against a bare streaming PUT without fsync"),
 )
 
-_BUFFER_BYTES = 256 * 1024
+_BUFFER_BYTES = 512 * 1024
 
 
 def measure(root: Path, works: Sequence[Work], rounds: int) -> str:

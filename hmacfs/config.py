@@ -210,7 +210,7 @@ class Config:
     min_body_rate: int = _key("MinBodyRate", 256, values.size())
     max_connections: int = _key("MaxConnections", 10_000, values.whole(0, 1_000_000))
     max_connections_per_ip: int = _key("MaxConnectionsPerIP", 256, values.whole(0, 1_000_000))
-    buffer_bytes: int = _key("BufferSize", "256KiB", values.size(4 * _KIB, 4 * _MIB))
+    buffer_bytes: int = _key("BufferSize", "512KiB", values.size(4 * _KIB, 4 * _MIB))
 
     max_retries: int = _key("MaxRetries", 5, values.whole(0, 1000))
     retry_delay_s: float = _key("RetryDelay", 2, values.duration(most_s=HOUR_S))
