@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -96,7 +96,6 @@ class GateTests(SynchronousTestCase):
     def gate(self, now: float = NOW) -> Gate:
         return Gate(Keyring(SECRET), "upload", False, lambda: now)
 
-    @settings(deadline=None)
     @given(NAMES, NAMES, st.integers(0, 2**40), st.sampled_from(SCHEMES))
     def test_accepted(self, directory: str, name: str, size: int, scheme: str) -> None:
         """Whatever is issued opens the gate for just that."""

@@ -263,7 +263,7 @@ class SelectTests(IndexTestCase):
         self.assertEqual(self.index.oldest(9), [self.alice, self.bob, self.carol])
         self.assertEqual(self.index.oldest(9, user="bob@a.org"), [self.bob])
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(st.lists(st.integers(0, 3), max_size=12), st.integers(1, 5))
     def test_pages(self, times: list[int], limit: int) -> None:
         """However large a page is, every file is on one, in order, also those uploaded in the same moment."""
@@ -322,7 +322,7 @@ class UsageTests(IndexTestCase):
         self.assertEqual(self.index.usage(domain=""), Usage(1, 8))
         self.assertEqual(self.index.usage(user="c@x"), Usage(0, 0))
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(
         st.lists(
             st.tuples(

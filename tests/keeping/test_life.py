@@ -210,7 +210,7 @@ _steps: some.SearchStrategy[Callable[[World], object]] = some.one_of(
 class LifeTests(SynchronousTestCase):
     """Uploads, deletions, crashes, sweeps, in any order."""
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(some.lists(_steps, max_size=25))
     def test_whatever_happens(self, steps: list[Callable[[World], object]]) -> None:
         root = Path(tempfile.mkdtemp(dir=_FAST))

@@ -474,6 +474,4 @@ class InStep(RuleBasedStateMachine):
 class InStepTests(SynchronousTestCase):
     def test_after_all_that(self) -> None:
         """After any sequence of these, a last scan leaves index and tree saying the same."""
-        run_state_machine_as_test(
-            InStep, settings=settings(max_examples=60, stateful_step_count=25, deadline=None, database=None)
-        )
+        run_state_machine_as_test(InStep, settings=settings(max_examples=60, stateful_step_count=25, database=None))

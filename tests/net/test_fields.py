@@ -187,14 +187,14 @@ class BesideAnotherTests(SynchronousTestCase):
             theirs = None
         self.assertEqual(ours, theirs, text)
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(fields)
     def test_pieces(self, text: bytes) -> None:
         """Of whatever is put together from pieces."""
         for kind in ("item", "dictionary"):
             self.check(text, kind)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.randoms(use_true_random=False), st.integers(0, 255), st.integers(0, 60))
     def test_nearly_right(self, rng: random.Random, byte: int, at: int) -> None:
         """Of a dictionary that is right, and of the same with one byte changed."""
@@ -203,7 +203,7 @@ class BesideAnotherTests(SynchronousTestCase):
         self.assertIsInstance(parse_dictionary(text), dict)
         self.check(text[:at] + bytes([byte]) + text[at + 1 :], "dictionary")
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.binary(max_size=200))
     def test_anything(self, text: bytes) -> None:
         """Of anything: it is read, or refused as a whole."""

@@ -1451,7 +1451,7 @@ class PickyEcho(Echo):
 class SplitTests(SynchronousTestCase):
     """However the bytes of some requests are cut into packets, the answers are the same."""
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         st.lists(exchanges(), min_size=1, max_size=6),
         st.sets(st.integers(0, 600)),
@@ -1471,7 +1471,7 @@ class SplitTests(SynchronousTestCase):
         self.assertEqual(without_dates(wire, methods), expected)
         self.assertEqual(len(site.finished), len(expected))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.binary(min_size=1, max_size=300), st.sets(st.integers(0, 600)), st.lists(st.booleans()), st.booleans())
     def test_any_rhythm(self, body: bytes, cuts: set[int], pauses: list[bool], chunked: bool) -> None:
         """A consumer that pauses when it likes gets the same bytes, and then the end."""
@@ -1518,7 +1518,7 @@ FRAGMENTS = [line + b"\r\n" for line in LINES + HEADERS + MORE] + [b"abc", b"\n"
 class AnythingTests(SynchronousTestCase):
     """Whatever comes, in whatever pieces."""
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=9), max_size=25), st.sets(st.integers(0, 900)))
     def test_anything(self, fragments: list[bytes], cuts: set[int]) -> None:
         """What goes out is a sequence of whole answers, one for each request; and the connection comes to an end."""

@@ -148,6 +148,8 @@ class PublisherTests(StoreTestCase):
         self.put("slot/taken", b"first")
         self.file_system = "tmpfs"
         self.restart()
-        self.assertEqual(self.successResultOf(self.publish("one", FLUSHED_ALONE_BYTES + 1)).size, FLUSHED_ALONE_BYTES + 1)
+        self.assertEqual(
+            self.successResultOf(self.publish("one", FLUSHED_ALONE_BYTES + 1)).size, FLUSHED_ALONE_BYTES + 1
+        )
         self.failureResultOf(self.publish("taken"), AlreadyStored)
         self.assertEqual(self.threads.waiting, [])

@@ -305,7 +305,7 @@ class PublishTests(StoreTestCase):
         self.assertEqual(sorted(os.listdir(os.fsencode(self.root / "slot"))), sorted(names))
 
     @given(st.lists(good_segments, min_size=1, max_size=4), st.binary(max_size=20))
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     def test_any_path(self, segments: list[bytes], content: bytes) -> None:
         """Any path that is one is stored where it says, and found again, or meets another one's in its way."""
         path = SlotPath(tuple(segments))

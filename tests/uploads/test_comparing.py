@@ -6,7 +6,7 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -103,7 +103,6 @@ class ComparisonTests(ComparisonCase):
         threads.finish()
         self.failureResultOf(result, ConnectionDone)
 
-    @settings(deadline=None)
     @given(st.binary(max_size=40), st.binary(max_size=40), st.lists(st.integers(0, 40)))
     def test_any(self, stored: bytes, sent: bytes, cuts: list[int]) -> None:
         """Same is what is the same byte for byte, however it is cut."""

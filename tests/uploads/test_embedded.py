@@ -119,7 +119,7 @@ class ModelTests(SynchronousTestCase):
             max_size=40,
         )
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_follows_the_model(self, steps: list[Step]) -> None:
         self.follow(steps)
 

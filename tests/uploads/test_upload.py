@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -327,7 +327,6 @@ class OverlapTests(WritingTestCase):
         self.body.end()
         self.failureResultOf(result, OSError)
 
-    @settings(deadline=None)
     @given(st.data())
     def test_any(self, data: st.DataObject) -> None:
         """Whatever is there, the part is the old prefix and the new body, or the body is refused and changes nothing."""

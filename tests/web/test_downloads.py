@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
@@ -286,7 +286,6 @@ class RangeTests(DownloadTestCase):
         for date in (EARLIER, LATER, "yesterday"):
             self.assertEqual(self.part("bytes=90-", If_Range=date).body, CONTENT)
 
-    @settings(deadline=None)
     @given(st.integers(0, 99), st.integers(0, 120))
     def test_any(self, first: int, last: int) -> None:
         """A range is what a slice of the file is."""

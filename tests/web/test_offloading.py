@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
@@ -78,7 +78,6 @@ class ValueTests(SynchronousTestCase):
         found = value(Offloading.below_directory(Path("store"), ADDRESSES), path_of(b"a"))
         self.assertEqual(unquote_to_bytes(found or ""), os.fsencode(Path.cwd() / "store" / "a"))
 
-    @settings(deadline=None)
     @given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=4))
     def test_any_path(self, segments: list[bytes]) -> None:
         """Decoded once it is the path that was asked for; on the way it is plain ASCII without anything special."""

@@ -113,7 +113,7 @@ class StoredTests(ServerTestCase):
         wanted = server.put("a/2", CONTENT, {"Want-Repr-Digest": "sha-256=5"})
         self.assertEqual(wanted.headers["repr-digest"], STATED)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.data())
     def test_any_split(self, data: st.DataObject) -> None:
         """However the network cuts a request, the same file is stored."""
