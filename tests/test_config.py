@@ -81,7 +81,7 @@ class LoadTests(ConfigTestCase):
         self.assertEqual(config.trusted_proxies, (ip_network("127.0.0.1"), ip_network("::1"), "unix"))
         self.assertEqual((config.log_level, config.log_file, config.log_format), ("info", None, "text"))
         self.assertEqual((config.read_timeout_s, config.write_timeout_s), (900, 900))
-        self.assertEqual((config.min_body_rate, config.buffer_bytes), (256, 256 * 1024))
+        self.assertEqual((config.min_body_rate, config.buffer_bytes), (256, 512 * 1024))
         self.assertEqual((config.max_connections, config.max_connections_per_ip), (10_000, 256))
         self.assertEqual((config.max_retries, config.retry_delay_s, config.get_retries), (5, 2, True))
         self.assertEqual((config.redis, config.redis_prefix, config.redis_ca_file), (None, "hmacfs:", None))
@@ -667,6 +667,45 @@ class SecretTests(ConfigTestCase):
         shown += str(self.assertRaises(ConfigError, self.load, f'RedisAddr = "redis://:{password}@localhost:6379"'))
         self.assertNotIn(secret, shown)
         self.assertNotIn(password, shown)
+
+
+class RetainingTests(ConfigTestCase):
+    """A configuration that is taken up where some keys can't change."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.old = self.load('ListenPort = "127.0.0.1:8080"\nStoreDir = "old"\nMaxUploadSize = 1\nNumCores = 1')
+
+    def test_fixed_keys(self) -> None:
+        """Those have their old values, and are named where the file says something else; the others are as it says."""
+        new = self.load('ListenPort = "127.0.0.1:8081"\nStoreDir = "new"\nMaxUploadSize = 2\nNumCores = 1')
+        config, refused = new.retaining(FIXED, self.old)
+        self.assertEqual(set(refused), {"ListenPort", "StoreDir"})
+        self.assertEqual((config.listen, config.store_dir), (self.old.listen, self.directory / "old"))
+        self.assertEqual(config.max_upload_bytes, 2)
+        self.assertEqual(config.differing(self.old), ("MaxUploadSize",))
+
+    def test_key_that_is_gone(self) -> None:
+        """A default is another value, too."""
+        config, refused = self.load('StoreDir = "old"\nNumCores = 1').retaining(["NumCores", "MaxUploadSize"], self.old)
+        self.assertEqual((refused, config.max_upload_bytes), (("MaxUploadSize",), 1))
+
+    def test_nothing_differs(self) -> None:
+        config, refused = self.old.retaining(KEYS, self.old)
+        self.assertEqual((config, refused), (self.old, ()))
+
+    def test_no_keys(self) -> None:
+        """All is taken up then."""
+        new = self.load('StoreDir = "new"')
+        self.assertEqual(new.retaining([], self.old), (new, ()))
+
+    def test_all_keys(self) -> None:
+        """No key differs afterwards, and those are named that did."""
+        new = self.load('NumCores = 1\nDurability = "none"\nQuotaTotal = 5')
+        config, refused = new.retaining(KEYS, self.old)
+        self.assertEqual(config.differing(self.old), ())
+        self.assertEqual(refused, new.differing(self.old))
+        self.assertIn("QuotaTotal", refused)
 
 
 class RedisTests(ConfigTestCase):

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from hmacfs.net.threads import Threads
 
-HIGH_WATER_BYTES = 4 * 1024 * 1024
+HIGH_WATER_BYTES = 2 * 1024 * 1024
 """How much may wait or be in work before the sender is paused. It goes on at half of it."""
 
 HASH_JOB_BYTES = 256 * 1024
