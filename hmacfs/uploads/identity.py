@@ -22,7 +22,7 @@ KEY_BYTES: Final = 32
 ID_LENGTH: Final = 32
 
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9._~-]{8,128}")
-_UPLOAD_NAME: Final = re.compile(rb"([A-Za-z0-9_-]{%d})-([1-9][0-9]{0,8})" % ID_LENGTH)
+_UPLOAD_NAME: Final = re.compile(rb"([A-Za-z0-9_-]{%d})-([1-9][0-9]{0,14})" % ID_LENGTH)
 
 
 @frozen
@@ -91,6 +91,14 @@ def upload_id(key: bytes, path: bytes, signature: bytes) -> str:
     """
     mac = hmac.new(key, b"\0".join((b"up1", path, signature)), sha256).digest()
     return urlsafe_b64encode(mac)[:ID_LENGTH].decode("ascii")
+
+
+def first_generation(now: float) -> int:
+    """Of an upload of which nothing is known, though there may have been one that was given up: its name had another one.
+
+    :param now: in seconds since the epoch.
+    """
+    return max(1, int(now * 1000))
 
 
 def check_token(value: bytes) -> str:

@@ -57,7 +57,8 @@ class NewUpload:
     :ivar offset: durable bytes to begin with: 0, or what a restart keeps, or what the part file has when the store has
         forgotten the upload.
     :ivar hash_state: of the digest at *offset*; empty where the prefix must be read again.
-    :ivar generation: which attempt at the file this is, from 1; part of the upload's name in URLs.
+    :ivar generation: tells this attempt at the file from those before, which have lower ones; part of the upload's name
+        in URLs.
     :ivar metadata: what a tus client said of the file (``Upload-Metadata``), in ASCII; empty if nothing.
     """
 

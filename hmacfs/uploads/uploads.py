@@ -30,7 +30,7 @@ from hmacfs.storage.tree import PathConflict
 from hmacfs.uploads.body import ContentMismatch
 from hmacfs.uploads.comparing import Comparison, same_content
 from hmacfs.uploads.digests import StatedDigests, algorithms, check
-from hmacfs.uploads.identity import UploadName, new_token, upload_id
+from hmacfs.uploads.identity import UploadName, first_generation, new_token, upload_id
 from hmacfs.uploads.note import decode, read_note
 from hmacfs.uploads.plan import Plan, plan
 from hmacfs.uploads.request import UploadRequest
@@ -498,6 +498,7 @@ class Uploads:
             owner=slot.owner,
             file_expires=slot.expires,
             metadata="" if asked.append is None else asked.append.metadata,
+            generation=first_generation(self._now()),
         )
         relies = asked.relies_on_offset(total)
         if asked.creates:

@@ -183,7 +183,7 @@ class ConformanceMixin(_Case):
 
     def test_unknown(self) -> None:
         """404 to everything, and HEAD says no offset."""
-        self.client.upload = self.client.created().upload.replace("-1", "-7", 1)
+        self.client.created()
         for name in (f"{'A' * 32}-1", "x", "", "..", "A-0"):
             self.client.upload = f"/upload/.up/{name}"
             head = self.client.head()

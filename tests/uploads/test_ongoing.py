@@ -105,7 +105,7 @@ class CreationTests(OngoingTestCase):
         """At once, so that it can be asked about after whatever may happen."""
         name = self.created()
         record = self.successResultOf(self.server.state.get(name.uid))
-        self.assertEqual((record.status, record.offset, record.generation), (Status.ACTIVE, 0, 1))
+        self.assertEqual((record.status, record.offset, record.generation), (Status.ACTIVE, 0, name.generation))
         self.assertEqual(self.look(name, self.another_process()).offset, 0)
 
     def test_named_before_its_body(self) -> None:
@@ -128,7 +128,8 @@ class CreationTests(OngoingTestCase):
         (part,) = self.own_files("parts")
         part.unlink()
         names.append(self.created())
-        self.assertEqual([name.generation for name in names], [1, 2, 3, 4])
+        first = names[0].generation
+        self.assertEqual([name.generation - first for name in names], [0, 1, 2, 3])
         for name in names[:-1]:
             self.assert_refused_with(begun(self.server.uploads.look(name)), 410, "upload-gone")
         self.assertEqual(self.look(names[-1]).offset, 0)
@@ -278,6 +279,17 @@ class GiveUpTests(OngoingTestCase):
         self.assertEqual(self.own_files("parts"), [])
         self.assert_refused_with(begun(self.server.uploads.give_up(name)), 404, "not-found")
 
+    def test_name_is_not_given_again(self) -> None:
+        """Who has it from before would write into an upload of which it knows nothing."""
+        name = self.created()
+        self.successResultOf(begun(self.server.uploads.give_up(name)))
+        self.clock.advance(0.001)
+        newer = self.created()
+        self.assertEqual(newer.uid, name.uid)
+        self.assertGreater(newer.generation, name.generation)
+        self.assert_refused_with(begun(self.server.uploads.look(name)), 410, "upload-gone")
+        self.assertEqual(self.look(newer).offset, 0)
+
     def test_another_generation(self) -> None:
         """Not that which took its place."""
         name = self.created()
@@ -336,7 +348,7 @@ class RedisTests(RedisCase):
         name = await self.created()
         await self.appended(self.one, name, 0, 40)
         newer = await self.created()
-        self.assertEqual((newer.uid, newer.generation), (name.uid, 2))
+        self.assertEqual((newer.uid, newer.generation), (name.uid, name.generation + 1))
         self.assertEqual(await self.refusal(self.other.look(name)), "410 upload-gone")
         self.assertEqual((await self.other.look(newer)).offset, 0)
 

@@ -147,7 +147,7 @@ class EveryVersion(_Base):
         """201 with the URL of an upload of which nothing is here."""
         answer = self.create()
         self.assertEqual((answer.status, answer.headers["upload-offset"], answer.interim), (201, "0", ()))
-        self.assertRegex(answer.headers["location"], r"\A/upload/\.up/[A-Za-z0-9_-]{32}-1\Z")
+        self.assertRegex(answer.headers["location"], r"\A/upload/\.up/[A-Za-z0-9_-]{32}-[0-9]+\Z")
         self.assert_says(answer, False)
         ttl = f"{TTL_S:.0f}"
         limit = self.of_version(v3=None, v6=f"expires={ttl}", v7=f"max-age={ttl}")
@@ -371,6 +371,10 @@ class EveryVersion(_Base):
         answer = self.server.ask(request("DELETE", location, self.fields()))
         self.assertEqual((answer.status, self.own_files("parts")), (204, []))
         self.assertEqual(self.look(location).status, 404)
+        self.clock.advance(1)
+        newer = self.created()
+        self.assertEqual(self.look(location).status, self.of_version(v3=404, v7=410))
+        self.assertEqual(self.offset(newer), 0)
 
     def test_delete_a_stored_file(self) -> None:
         location = self.created()
