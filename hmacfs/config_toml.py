@@ -11,6 +11,7 @@ from attrs import frozen
 
 from hmacfs.config_values import show_key
 from hmacfs.errors import StartError
+from hmacfs.units import counted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -46,7 +47,7 @@ class ConfigError(StartError):
 
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults: tuple[str, ...] = tuple(faults)
-        count = f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''}"
+        count = counted(len(self.faults), "fault")
         super().__init__("\n".join([*self.faults, f"{count}; nothing was started."]))
 
 

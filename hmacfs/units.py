@@ -126,6 +126,15 @@ def human_size(size_bytes: int) -> str:
     return f"{count:.1f} PB"
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """So many of something: ``"1 file"``, ``"2,000 files"``.
+
+    :param one: what it is called if it is one thing.
+    :param several: what it is called otherwise; *one* with an ``s`` unless it is said.
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def _count(number: float, unit: str) -> str:
     return f"{number:.0f} {unit}" if number >= 100 else f"{round(number, 3):.3g} {unit}"
 

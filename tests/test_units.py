@@ -13,6 +13,7 @@ from hmacfs.units import (
     MAX_DURATION_S,
     MAX_SIZE_BYTES,
     UnitError,
+    counted,
     human_duration,
     human_size,
     parse_duration,
@@ -155,6 +156,11 @@ class WritingTests(SynchronousTestCase):
         shown = [human_size(size) for size in (0, 999, 1000, 3_100_000, 999_949, 999_950, 9_800_000_000, 10**18)]
         expected = ["0 B", "999 B", "1.0 kB", "3.1 MB", "999.9 kB", "1.0 MB", "9.8 GB", "1000.0 PB"]
         self.assertEqual(shown, expected)
+
+    def test_counted(self) -> None:
+        """One is one, and all other numbers are several; of a word that has its own plural, that one."""
+        self.assertEqual([counted(number, "file") for number in (0, 1, 2000)], ["0 files", "1 file", "2,000 files"])
+        self.assertEqual([counted(number, "is", "are") for number in (0, 1, 2)], ["0 are", "1 is", "2 are"])
 
     @given(st.integers(0, 10**17))
     def test_size_for_a_person_is_right(self, size_bytes: int) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any
+from typing import Any, Final
 
 from attrs import frozen
 
@@ -30,8 +30,33 @@ from hmacfs.cli.audit import audit, operator
 from hmacfs.cli.banstore import with_bans
 from hmacfs.cli.output import FINE, Column, Fault, Output, Usage, moment, timestamp
 from hmacfs.config import Config, load
+from hmacfs.units import counted
 
 Network = IPv4Network | IPv6Network
+
+_WHOM: Final = "an address, or a network as 192.0.2.0/24; an address of IPv6 stands for its network (BanPrefixV6)"
+
+
+@frozen
+class _Written:
+    """An address or a network, as the operator has written it.
+
+    :ivar network: that, or the one of the address alone.
+    :ivar is_exact: a prefix was written. What has none is an address, and stands for whom the daemon counts it for.
+    """
+
+    network: Network
+    is_exact: bool
+
+    @classmethod
+    def parse(cls, text: str) -> _Written:
+        try:
+            return cls(network_of(text), "/" in text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    def __str__(self) -> str:
+        return network_text(self.network) if self.is_exact else str(self.network.network_address)
 
 
 @frozen
@@ -61,12 +86,12 @@ class _Task:
             key=lambda pair: pair[1].since,
         )
 
-    def counted_as(self, network: Network) -> str:
-        """Whom the failures of an address are counted for; a network stands for itself."""
-        if network.num_addresses > 1:
-            return network_text(network)
+    def meant(self, written: _Written) -> Network:
+        """Whom the failures of an address are counted for; what was written with a prefix stands for itself."""
+        if written.is_exact:
+            return written.network
         scopes = Scopes(ClientAddresses(self.config.trusted_proxies), self.config.ban_prefix_v6)
-        return scopes.of_host(str(network.network_address))
+        return ip_network(scopes.of_host(str(written)))
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -78,7 +103,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     listing.set_defaults(run=partial(_run, _list))
 
     adding = verbs.add_parser("add", parents=[common], help="ban an address or a network")
-    adding.add_argument("address", metavar="ADDRESS", type=_network, help="an address, or a network as 192.0.2.0/24")
+    adding.add_argument("address", metavar="ADDRESS", type=_Written.parse, help=_WHOM)
     length = adding.add_mutually_exclusive_group()
     length.add_argument("--for", dest="length_s", metavar="TIME", type=duration, help="for how long: 1d")
     length.add_argument("--forever", action="store_true", help="until it is lifted; so is what has no --for")
@@ -86,21 +111,14 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     adding.set_defaults(run=partial(_run, _add))
 
     lifting = verbs.add_parser("lift", parents=[common], help="let an address or a network in again")
-    lifting.add_argument("address", metavar="ADDRESS", type=_network, nargs="?", help="as the list shows it")
+    lifting.add_argument("address", metavar="ADDRESS", type=_Written.parse, nargs="?", help="as the list shows it")
     lifting.add_argument("--all", action="store_true", help="everybody")
     lifting.add_argument("--dry-run", action="store_true", help="only say what would be done")
     lifting.set_defaults(run=partial(_run, _lift))
 
     asking = verbs.add_parser("why", parents=[common], help="what an address has done, and what became of it")
-    asking.add_argument("address", metavar="ADDRESS", type=_network, help="an address, or a network")
+    asking.add_argument("address", metavar="ADDRESS", type=_Written.parse, help="an address, or a network")
     asking.set_defaults(run=partial(_run, _why))
-
-
-def _network(text: str) -> Network:
-    try:
-        return network_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _run(work: Callable[[_Task], Awaitable[int]], options: argparse.Namespace) -> int:
@@ -121,8 +139,9 @@ async def _list(task: _Task) -> int:
 
 
 async def _add(task: _Task) -> int:
-    network: Network = task.options.address
-    _check_proxies(network, task)
+    written: _Written = task.options.address
+    network = task.meant(written)
+    _check_proxies(written, network, task)
     until = None if task.options.length_s is None else task.now + task.options.length_s
     sentence = Sentence(Kind.BANNED, task.now, until, task.options.reason or f"by {operator()}", manual=True)
     scope = network_text(network)
@@ -130,15 +149,25 @@ async def _add(task: _Task) -> int:
     audit(f"banned {scope}")
     task.output.document(_as_json(scope, sentence))
     task.output.say(f"{scope} is banned {_until(sentence)}.")
+    if network != written.network:
+        task.output.say(
+            f"{written} is counted by that network (BanPrefixV6 = {network.prefixlen}). To ban the one address alone,"
+            f" write {written}/{written.network.prefixlen}."
+        )
     return FINE
 
 
-def _check_proxies(network: Network, task: _Task) -> None:
+def _check_proxies(written: _Written, network: Network, task: _Task) -> None:
+    """Nobody can be banned who speaks for others.
+
+    :param network: what is to be banned for what was *written*.
+    :raises Fault: that is a trusted proxy.
+    """
     for proxy in task.config.trusted_proxies:
         if proxy == "unix" or proxy.version != network.version or not network.overlaps(proxy):
             continue
-        if network.num_addresses == 1:
-            raise Fault(f"{network_text(network)} is in TrustedProxies, and speaks for all of its clients.")
+        if written.network.num_addresses == 1 and written.network.overlaps(proxy):
+            raise Fault(f"{written} is in TrustedProxies, and speaks for all of its clients.")
         task.output.note(f"{network_text(proxy)} is in TrustedProxies: what it says for its clients is still heard.")
 
 
@@ -149,16 +178,18 @@ async def _lift(task: _Task) -> int:
     found = await task.in_force()
     chosen = [record.scope for record, _ in found]
     if options.address is not None:
-        names = {network_text(options.address), task.counted_as(options.address)}
+        written: _Written = options.address
+        names = {network_text(network) for network in (written.network, task.meant(written))}
         chosen = [scope for scope in chosen if scope in names]
-        others = [scope for scope in _covering(options.address, found) if scope not in chosen]
+        others = [scope for scope in _covering(written.network, found) if scope not in chosen]
         if others:
-            task.output.note(f"{network_text(options.address)} also falls under {', '.join(others)}.")
+            task.output.note(f"{written} also falls under {', '.join(others)}.")
         if not chosen:
-            raise Fault(f"{network_text(options.address)} is neither blocked nor banned by itself.")
+            raise Fault(f"{written} is neither blocked nor banned by itself.")
     if not options.dry_run and chosen:
         await task.state.update(chosen, lambda record: pardoned(record, task.now))
-        audit(f"lifted {len(chosen)} blocks and bans" if options.all else f"lifted {', '.join(chosen)}")
+        lifted = counted(len(chosen), "block or ban", "blocks and bans") if options.all else ", ".join(chosen)
+        audit(f"lifted {lifted}")
     task.output.document({"would_lift" if options.dry_run else "lifted": chosen})
     verb = "would be lifted" if options.dry_run else "lifted"
     task.output.say("\n".join(f"{scope}: {verb}" for scope in chosen) or "Nobody is blocked or banned.")
@@ -166,11 +197,11 @@ async def _lift(task: _Task) -> int:
 
 
 async def _why(task: _Task) -> int:
-    network: Network = task.options.address
-    name, scope = network_text(network), task.counted_as(network)
+    written: _Written = task.options.address
+    name, scope = str(written), network_text(task.meant(written))
     (record,) = await task.state.update([scope], unchanged)
     found = await task.in_force()
-    covering = _covering(network, found)
+    covering = _covering(written.network, found)
     in_force = [(other.scope, sentence) for other, sentence in found if other.scope in covering]
     last = record.sentence
     task.output.document(

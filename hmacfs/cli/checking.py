@@ -10,6 +10,7 @@ from hmacfs.access.keys import Secret
 from hmacfs.config import load
 from hmacfs.errors import StartError
 from hmacfs.net.cores import processes
+from hmacfs.units import counted
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -33,6 +34,6 @@ def _check_config(options: argparse.Namespace) -> int:
         return 0
     for line in (*config.warnings, *config.inactive):
         print(line)
-    serve = "1 process serves" if number == 1 else f"{number} processes serve"
+    serve = counted(number, "process serves", "processes serve")
     print(f"{options.config}: fine, {serve} here. The secret's fingerprint is {Secret(config.secret).fingerprint}.")
     return 0

@@ -18,7 +18,7 @@ from hmacfs.keeping.deleting import Deleting
 from hmacfs.keeping.index import BATCH, Entry
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.names import SlotPath
-from hmacfs.units import human_size
+from hmacfs.units import counted, human_size
 
 _DAY_S: Final = 86_400
 
@@ -147,13 +147,16 @@ def delete(
     :param what: the command, for the system's log.
     :param reason: for the report.
     """
+    chosen = _chosen(selection, output, dry_run=dry_run, yes=yes, verb="delete")
+    if not chosen:
+        return FINE
     with stored.report() as report:
         deleting = Deleting(stored.store, stored.index, report.add, f"operator {operator()}")
 
         def one(entry: Entry) -> bool:
             return deleting.delete(entry, reason, time.time()) is not None
 
-        return _change(selection, one, output, dry_run=dry_run, yes=yes, verb="delete", done="deleted", what=what)
+        return _change(selection, chosen, one, output, verb="delete", done="deleted", what=what)
 
 
 def _quarantine(options: argparse.Namespace) -> int:
@@ -168,6 +171,9 @@ def _mark(options: argparse.Namespace, quarantined: str | None, verb: str, done:
     output = Output.of(options)
     with opened(options) as stored:
         selection = Selection.of(stored, options, output, all_of_them=False)
+        chosen = _chosen(selection, output, dry_run=options.dry_run, yes=options.yes, verb=verb)
+        if not chosen:
+            return FINE
         marked: list[bytes] = []
 
         def one(entry: Entry) -> bool:
@@ -177,16 +183,7 @@ def _mark(options: argparse.Namespace, quarantined: str | None, verb: str, done:
             return True
 
         try:
-            return _change(
-                selection,
-                one,
-                output,
-                dry_run=options.dry_run,
-                yes=options.yes,
-                verb=verb,
-                done=done,
-                what=f"files {verb}",
-            )
+            return _change(selection, chosen, one, output, verb=verb, done=done, what=f"files {verb}")
         finally:
             for start in range(0, len(marked), BATCH):
                 stored.note(marked[start : start + BATCH], output)
@@ -202,20 +199,11 @@ def _set_quarantined(stored: Stored, entry: Entry, quarantined: str | None) -> b
     return facts != found.facts and stored.store.set_facts(path, facts)
 
 
-def _change(
-    selection: Selection,
-    one: Callable[[Entry], bool],
-    output: Output,
-    *,
-    dry_run: bool,
-    yes: bool,
-    verb: str,
-    done: str,
-    what: str,
-) -> int:
-    """Do something with each file.
+def _chosen(selection: Selection, output: Output, *, dry_run: bool, yes: bool, verb: str) -> int:
+    """Say what would be done, or ask whether it is to be done.
 
-    :param one: does it; false where there was nothing to be done.
+    :return: to how many files it is to be done; 0 if that was all.
+    :raises Fault: the answer is no.
     """
     chosen = size = 0
     for entry in selection.entries():
@@ -224,9 +212,27 @@ def _change(
             output.records([{"would": verb, **as_record(entry)}])
             output.say(f"would {verb} {entry.path.decode('utf-8', 'backslashreplace')}, {human_size(entry.size)}")
     if dry_run or not chosen:
-        output.say(f"{_files(chosen)}, {human_size(size)}.")
-        return FINE
-    output.confirm(f"{verb.capitalize()} {_files(chosen)}, {human_size(size)}?", yes)
+        output.say(f"{counted(chosen, 'file')}, {human_size(size)}.")
+        return 0
+    output.confirm(f"{verb.capitalize()} {counted(chosen, 'file')}, {human_size(size)}?", yes)
+    return chosen
+
+
+def _change(
+    selection: Selection,
+    chosen: int,
+    one: Callable[[Entry], bool],
+    output: Output,
+    *,
+    verb: str,
+    done: str,
+    what: str,
+) -> int:
+    """Do something with each file.
+
+    :param chosen: how many there are.
+    :param one: does it; false where there was nothing to be done.
+    """
     changed = failed = changed_size = 0
     try:
         with output.progress(verb, chosen, of_bytes=False) as bar:
@@ -240,10 +246,6 @@ def _change(
                     failed += 1
                     output.note(f"{entry.path.decode('utf-8', 'backslashreplace')}: {error.strerror}")
     finally:
-        audit(f"{what}: {done} {_files(changed)}, {changed_size} bytes")
-    output.say(f"{done} {_files(changed)}, {human_size(changed_size)}.")
+        audit(f"{what}: {done} {counted(changed, 'file')}, {changed_size} bytes")
+    output.say(f"{done} {counted(changed, 'file')}, {human_size(changed_size)}.")
     return FAULT if failed else FINE
-
-
-def _files(number: int) -> str:
-    return "1 file" if number == 1 else f"{number:,} files"

@@ -16,7 +16,7 @@ from hmacfs.errors import StartError
 from hmacfs.keeping.importing import How, Importer, Taken
 from hmacfs.keeping.index import BATCH
 from hmacfs.keeping.layouts import LAYOUTS, Found, Hints, Passed
-from hmacfs.units import human_size
+from hmacfs.units import counted, human_size
 
 _DESCRIPTION: Final = """
 Take over the files of another server, so that their old URLs go on working (below the same UploadSubDir). Every file
@@ -128,10 +128,13 @@ def _tell(run: Iterator[Taken | Passed], output: Output, dry_run: bool) -> int:
             taken += 1
             size += each.stored.size
     if dry_run:
-        output.say(f"{there} files would be taken over.")
+        output.say(f"{counted(there, 'file')} would be taken over.")
         output.document({"would_take": there, "passed_over": dict(passed)})
     else:
-        output.say(f"{taken} files were taken over, {human_size(size)}; {there} were there before.")
+        output.say(
+            f"{counted(taken, 'file was', 'files were')} taken over, {human_size(size)};"
+            f" {counted(there, 'was', 'were')} there before."
+        )
         output.document({"taken": taken, "bytes": size, "there_before": there, "passed_over": dict(passed)})
     if passed:
         rows = [[str(count), _MEANINGS[reason]] for reason, count in sorted(passed.items())]

@@ -16,7 +16,7 @@ from hmacfs.keeping.deleting import Deleting
 from hmacfs.keeping.retention import Plan, Retention, Tally, policy_of
 from hmacfs.keeping.scan import Scan
 from hmacfs.storage.names import SlotPath
-from hmacfs.units import human_size
+from hmacfs.units import counted, human_size
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -102,14 +102,14 @@ def _run(options: argparse.Namespace) -> int:
         if options.dry_run or not plan.going.all_files:
             _tell_plan(plan, stored, output)
             return FINE
-        going = f"{plan.going.all_files:,} files, {human_size(plan.going.all_bytes)}"
+        going = f"{counted(plan.going.all_files, 'file')}, {human_size(plan.going.all_bytes)}"
         output.confirm(f"Delete {going}?", options.yes)
         tally = _sweep(stored, retention, plan.going.all_files, output)
-    audit(f"retention run: deleted {tally.all_files} files, {tally.all_bytes} bytes")
-    output.say(f"deleted {tally.all_files:,} files, {human_size(tally.all_bytes)}.")
+    audit(f"retention run: deleted {counted(tally.all_files, 'file')}, {tally.all_bytes} bytes")
+    output.say(f"deleted {counted(tally.all_files, 'file')}, {human_size(tally.all_bytes)}.")
     output.document({"deleted": _as_json(tally), "failed": tally.failed})
     if tally.error is not None:
-        output.note(f"{tally.failed} files could not be deleted: {tally.error.strerror}")
+        output.note(f"{counted(tally.failed, 'file')} could not be deleted: {tally.error.strerror}")
     return FAULT if tally.failed else FINE
 
 
@@ -136,11 +136,11 @@ def _rebuild(options: argparse.Namespace) -> int:
             stored.index.renew()
         differences, files, skipped = _scan(stored, output, mend=True)
     output.say(
-        f"The index has {files - skipped:,} files. {differences['missing']:,} were added, "
+        f"The index has {counted(files - skipped, 'file')}. {counted(differences['missing'], 'was', 'were')} added, "
         f"{differences['changed']:,} corrected, {differences['vanished']:,} forgotten."
     )
     if skipped:
-        output.say(f"{skipped:,} files are left out: no URL can name them, or they can't be read.")
+        output.say(_left_out(skipped))
     output.document({"files": files, "left_out": skipped, **differences})
     return FINE
 
@@ -150,10 +150,14 @@ def _verify(options: argparse.Namespace) -> int:
     with opened(options) as stored:
         differences, files, skipped = _scan(stored, output, mend=False)
     wrong = sum(differences.values())
-    output.say(f"{files:,} files were compared; the index is wrong about {wrong:,}.")
+    output.say(f"{counted(files, 'file was', 'files were')} compared; the index is wrong about {wrong:,}.")
     if not options.json and skipped:
-        output.say(f"{skipped:,} files are left out: no URL can name them, or they can't be read.")
+        output.say(_left_out(skipped))
     return FAULT if wrong else FINE
+
+
+def _left_out(skipped: int) -> str:
+    return f"{counted(skipped, 'file is', 'files are')} left out: not to be named by a URL, or not to be read."
 
 
 def _scan(stored: Stored, output: Output, *, mend: bool) -> tuple[Counter[str], int, int]:

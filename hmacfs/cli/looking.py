@@ -20,7 +20,7 @@ from hmacfs.cli.storing import Stored, opened
 from hmacfs.keeping.index import Entry
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.store import OpenFile
-from hmacfs.units import human_size
+from hmacfs.units import counted, human_size
 
 _DAY_S: Final = 86_400
 _READ_BYTES: Final = 1 << 20
@@ -103,7 +103,7 @@ def _stats(options: argparse.Namespace) -> int:
             "by_type": statistics.types.as_json(),
         }
     )
-    output.say(f"{files:,} files, {human_size(bytes_)}; {human_size(free)} are free.\n")
+    output.say(f"{counted(files, 'file')}, {human_size(bytes_)}; {human_size(free)} are free.\n")
     _histogram(output, "age", statistics.ages, _AGES)
     _histogram(output, "size of file", statistics.sizes, _SIZES)
     _histogram(output, "type", *_most(statistics.types))
@@ -196,7 +196,8 @@ def _verify(options: argparse.Namespace) -> int:
                 _verify_one(stored, entry, findings, throttle, output, bar)
     output.records([{"result": findings.as_json()}])
     output.say(
-        f"{findings.good:,} files are as they were uploaded; {findings.bad:,} are not, {findings.unreadable:,} can't be"
+        f"{counted(findings.good, 'file is as it was', 'files are as they were')} uploaded;"
+        f" {counted(findings.bad, 'is', 'are')} not, {findings.unreadable:,} can't be"
         f" read; of {findings.without_digest:,} the SHA-256 isn't known."
     )
     return FAULT if findings.bad or findings.unreadable else FINE

@@ -11,7 +11,7 @@ from attrs import define, field
 
 from hmacfs.cli.exchange import Broken
 from hmacfs.cli.output import Fault
-from hmacfs.units import human_duration
+from hmacfs.units import counted, human_duration
 
 FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 30.0
@@ -56,7 +56,7 @@ class Patience:
         )
         wait_s = max(shortest_s, broken.retry_after_s or 0.0)
         if self.retries is not None and self._failures > self.retries:
-            raise Fault(f"{_sentence(broken)} Given up after {self._failures} attempts.")
+            raise Fault(f"{_sentence(broken)} Given up after {counted(self._failures, 'attempt')}.")
         if wait_s > self.give_up_after_s:
             raise Fault(f"{_sentence(broken)} Given up: it is to be tried again in {human_duration(wait_s)}.")
         waited_s = self.clock() - self._since

@@ -22,7 +22,7 @@ from hmacfs.cli.storing import Stored, opened
 from hmacfs.keeping.account import account_of
 from hmacfs.keeping.index import Entry, Query
 from hmacfs.storage.names import SlotPath
-from hmacfs.units import human_size
+from hmacfs.units import counted, human_size
 from hmacfs.uploads.note import decode
 
 _MANIFEST: Final = "files.json"
@@ -86,7 +86,7 @@ def _export(options: argparse.Namespace) -> int:
                 output.stdout.write(json.dumps(as_record(entry)) + "\n")
             return FINE
         exported = _archive(stored, options.jid, options.tar, output)
-        output.say(f"{options.tar}: {exported} files.")
+        output.say(f"{options.tar}: {counted(exported, 'file')}.")
         output.document({"tar": str(options.tar), "files": exported})
     return FINE
 
@@ -163,5 +163,5 @@ def _drop_unfinished(stored: Stored, jid: str, output: Output) -> None:
 
     swept = stored.store.sweep_parts(0.0, time.time() + 1.0, is_somebody_elses)
     if swept.files:
-        audit(f"users delete {jid}: removed {swept.files} unfinished uploads, {swept.size_bytes} bytes")
-        output.say(f"removed {swept.files} unfinished uploads, {human_size(swept.size_bytes)}.")
+        audit(f"users delete {jid}: removed {counted(swept.files, 'unfinished upload')}, {swept.size_bytes} bytes")
+        output.say(f"removed {counted(swept.files, 'unfinished upload')}, {human_size(swept.size_bytes)}.")

@@ -25,7 +25,7 @@ from hmacfs.metrics import Metrics
 from hmacfs.net.rests import Rests
 from hmacfs.net.threads import Threads
 from hmacfs.storage.database import DatabaseAway, WrongFormat
-from hmacfs.units import DAY_S, HOUR_S, human_duration, human_size
+from hmacfs.units import DAY_S, HOUR_S, counted, human_duration, human_size
 
 #: Why a file went that was among the oldest when there was too much of all.
 OVERSIZE: Final = "size"
@@ -454,27 +454,23 @@ class RetentionSweeps:
             self._metrics.deleted_bytes.labels(reason).inc(tally.bytes[reason])
         if tally.failed:
             error = tally.error and (tally.error.strerror or str(tally.error))
-            failed = _files(tally.failed)
+            failed = counted(tally.failed, "file")
             self._log.error("retention: {failed} could not be deleted: {error}", failed=failed, error=error)
 
     def _log_sweep(self, tally: Tally, remaining: Usage, took_s: float) -> None:
         self._log.info(
-            "retention: deleted {deleted} ({reasons}), oldest from {oldest}; {files:,} files, {size} remain; took {took}",
+            "retention: deleted {deleted} ({reasons}), oldest from {oldest}; {files}, {size} remain; took {took}",
             deleted=_amount(tally),
             reasons=", ".join(f"{files:,} {_WHY[reason]}" for reason, files in sorted(tally.files.items())),
             oldest=time.strftime("%Y-%m-%d", time.gmtime(tally.oldest)),
-            files=remaining.files,
+            files=counted(remaining.files, "file"),
             size=human_size(remaining.size_bytes),
             took=human_duration(took_s),
         )
 
 
 def _amount(tally: Tally) -> str:
-    return f"{_files(tally.all_files)}, {human_size(tally.all_bytes)}"
-
-
-def _files(count: int) -> str:
-    return f"{count:,} {'file' if count == 1 else 'files'}"
+    return f"{counted(tally.all_files, 'file')}, {human_size(tally.all_bytes)}"
 
 
 def _date_and_time(seconds: float) -> str:

@@ -80,6 +80,40 @@ class BansTests(CommandTestCase):
             [line.partition(": ")[2] for line in self.audited], ["banned 203.0.113.9", "banned 198.51.100.0/24"]
         )
 
+    def test_add_ipv6(self) -> None:
+        """An address stands for the network by which the server counts it, and that is said."""
+        out = self.printed("add", "2001:db8:1:2::77")
+        self.assertIn("2001:db8:1:2::/64 is banned until it is lifted.", out)
+        self.assertIn("2001:db8:1:2::77 is counted by that network (BanPrefixV6 = 64)", out)
+        self.assertIn("2001:db8:1:2::77/128", out)
+        self.assertEqual(self.listed(), ["2001:db8:1:2::/64"])
+        self.assertIn("banned 2001:db8:1:2::/64", self.audited[-1])
+        self.assertEqual(self.json("add", "2001:db8:1:3::1")[0]["address"], "2001:db8:1:3::/64")
+
+    def test_add_ipv6_as_configured(self) -> None:
+        self.configure(f'Secret = "{SECRET}"\nStoreDir = "store"\nBanPrefixV6 = 48\n')
+        self.assertIn("(BanPrefixV6 = 48)", self.printed("add", "2001:db8:1:2::77"))
+        self.assertEqual(self.listed(), ["2001:db8:1::/48"])
+
+    def test_add_one_ipv6_address(self) -> None:
+        """Who writes a prefix means it."""
+        out = self.printed("add", "2001:db8:1:2::77/128")
+        self.assertEqual(out, "2001:db8:1:2::77/128 is banned until it is lifted.\n")
+        self.assertEqual(self.listed(), ["2001:db8:1:2::77/128"])
+
+    def test_add_mapped_ipv4(self) -> None:
+        """It is the IPv4 address."""
+        self.assertEqual(self.printed("add", "::ffff:203.0.113.9"), "203.0.113.9 is banned until it is lifted.\n")
+
+    def test_add_proxy_of_ipv6(self) -> None:
+        """An address can't be banned that is a proxy; one whose network a proxy is in can."""
+        self.configure(f'Secret = "{SECRET}"\nStoreDir = "store"\nTrustedProxies = ["2001:db8::1"]\n')
+        for address in ("2001:db8::1", "2001:db8::1/128"):
+            self.assertIn("TrustedProxies", self.refused("add", address))
+        status, _, err = self.run_it("add", "2001:db8::2")
+        self.assertEqual((status, self.listed()), (0, ["2001:db8::/64"]))
+        self.assertIn("2001:db8::1/128 is in TrustedProxies", err)
+
     def test_add_nonsense(self) -> None:
         for words in (("host.example",), ("203.0.113.9/24",), ("",), ("203.0.113.9", "--for", "1d", "--forever")):
             self.refused("add", *words, status=2)
@@ -106,6 +140,22 @@ class BansTests(CommandTestCase):
         self.block("2001:db8:1:2::/64")
         self.assertEqual(self.printed("lift", "2001:db8:1:2::77"), "2001:db8:1:2::/64: lifted\n")
         self.assertEqual(self.listed(), [])
+
+    def test_lift_as_it_was_added(self) -> None:
+        """By the same words, and by what the list shows."""
+        for words, shown in (("2001:db8::1", "2001:db8::/64"), ("2001:db8::1/128", "2001:db8::1/128")):
+            for lifted in (words, shown):
+                self.printed("add", words)
+                self.assertEqual(self.json("lift", lifted), [{"lifted": [shown]}])
+
+    def test_lift_one_ipv6_address(self) -> None:
+        """The network that it is in stays banned, which is said."""
+        self.printed("add", "2001:db8::1")
+        self.printed("add", "2001:db8::1/128")
+        status, out, err = self.run_it("lift", "2001:db8::1/128")
+        self.assertEqual((status, out), (0, "2001:db8::1/128: lifted\n"))
+        self.assertIn("also falls under 2001:db8::/64", err)
+        self.assertEqual(self.listed(), ["2001:db8::/64"])
 
     def test_lift_all(self) -> None:
         self.block()
@@ -140,6 +190,15 @@ class BansTests(CommandTestCase):
         (told,) = self.json("why", "203.0.113.9")
         self.assertEqual([entry["kind"] for entry in told["in_force"]], ["blocked", "banned"])
         self.assertEqual([failure["reason"] for failure in told["failures"]], ["bad-signature"] * 3)
+
+    def test_why_ipv6(self) -> None:
+        """Of what its network did, and also of a ban of it alone."""
+        self.block("2001:db8:1:2::/64")
+        self.printed("add", "2001:db8:1:2::77/128")
+        (told,) = self.json("why", "2001:db8:1:2::77")
+        self.assertEqual((told["counted_as"], len(told["failures"])), ("2001:db8:1:2::/64", 3))
+        in_force = [entry["address"] for entry in told["in_force"]]
+        self.assertEqual(in_force, ["2001:db8:1:2::/64", "2001:db8:1:2::77/128"])
 
     def test_why_not(self) -> None:
         """Who has failed and isn't blocked yet, or not any more, or never did anything."""

@@ -181,6 +181,15 @@ class DeleteTests(FilesTestCase):
         self.assertEqual(self.run_it("files", "delete", "slot1/a.png", "--yes")[0], 1)
         self.assertEqual(self.run_it("files", "delete", "--user", "alice@example.org", "--yes")[0], 0)
 
+    def test_dry_run_reports_nothing(self) -> None:
+        """Where nothing is deleted, not even an empty ReportFile is made."""
+        report = self.directory / "report"
+        self.configure(f'ReportFile = "{report}"\n')
+        self.run_it("files", "delete", "--type", "image/*", "--dry-run")
+        self.run_it("files", "delete", "--type", "no/such", "--yes")
+        self.assertEqual(self.run_it("files", "delete", "--type", "image/*")[0], 1)
+        self.assertFalse(report.exists())
+
     def test_report(self) -> None:
         """Each file has a line in ReportFile."""
         report = self.directory / "report"

@@ -25,7 +25,7 @@ class ImportTests(StoredTestCase):
         """The file is in the store and in the index; what was left is said, and why."""
         status, out, err = self.run_import("prosody-filer", str(self.old))
         self.assertEqual((status, self.there()), (0, ["slot/a.png"]))
-        self.assertIn("1 files were taken over, 7 B; 0 were there before.", out)
+        self.assertIn("1 file was taken over, 7 B; 0 were there before.", out)
         self.assertIn("symbolic links", out)
         self.assertIn(f"{self.old}/slot/link: left where it is (symbolic-link)", err)
         (listed,) = self.json_of("files", "list", "slot/a.png")
@@ -35,7 +35,7 @@ class ImportTests(StoredTestCase):
     def test_again(self) -> None:
         self.run_import("prosody-filer", str(self.old))
         _, out, _ = self.run_import("prosody-filer", str(self.old))
-        self.assertIn("0 files were taken over, 0 B; 1 were there before.", out)
+        self.assertIn("0 files were taken over, 0 B; 1 was there before.", out)
 
     def test_moved_and_copied(self) -> None:
         self.run_import("ejabberd", str(self.old), "--copy")
@@ -48,7 +48,7 @@ class ImportTests(StoredTestCase):
     def test_dry_run(self) -> None:
         status, out, _ = self.run_import("prosody-filer", str(self.old), "--dry-run")
         self.assertEqual((status, self.there()), (0, []))
-        self.assertIn("1 files would be taken over.", out)
+        self.assertIn("1 file would be taken over.", out)
 
     def test_json(self) -> None:
         status, out, _ = self.run_import("prosody-filer", str(self.old), "--json")
@@ -70,7 +70,7 @@ class ImportTests(StoredTestCase):
         (self.root / "slot").mkdir()
         (self.root / "slot" / "b.png").write_bytes(b"b")
         status, out, _ = self.run_import("prosody-filer", str(self.root))
-        self.assertEqual((status, out), (0, "0 files were taken over, 0 B; 1 were there before.\n"))
+        self.assertEqual((status, out), (0, "0 files were taken over, 0 B; 1 was there before.\n"))
         (listed,) = self.json_of("files", "list", "slot/b.png")
         self.assertEqual(listed["source"], "import prosody-filer")
 

@@ -126,7 +126,7 @@ class IndexTests(StoredTestCase):
     def test_rebuild(self) -> None:
         self.disturb()
         status, out, _ = self.run_it("index", "rebuild")
-        self.assertEqual((status, out), (0, "The index has 2 files. 1 were added, 1 corrected, 1 forgotten.\n"))
+        self.assertEqual((status, out), (0, "The index has 2 files. 1 was added, 1 corrected, 1 forgotten.\n"))
         self.assertEqual(self.run_it("index", "verify")[0], 0)
         self.assertEqual([each["path"] for each in self.json_of("files", "list")], ["slot2/b", "slot3/new"])
 
@@ -149,4 +149,4 @@ class IndexTests(StoredTestCase):
     def test_names_that_no_url_has(self) -> None:
         """They are counted and left alone."""
         (self.root / "slot1" / "line\nbreak").write_bytes(b"")
-        self.assertIn("1 files are left out", self.run_it("index", "rebuild")[1])
+        self.assertIn("1 file is left out", self.run_it("index", "rebuild")[1])

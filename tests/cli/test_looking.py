@@ -109,7 +109,7 @@ class VerifyTests(StoredTestCase):
         status, out, _ = self.run_it("verify", "--rate", "0", words=1)
         self.assertEqual(status, 1)
         self.assertIn("1 can't be read", out)
-        self.assertIn("1 files are as they were", out)
+        self.assertIn("1 file is as it was", out)
 
 
 class ThrottleTests(SynchronousTestCase):

@@ -230,7 +230,7 @@ class RefusalTests(PutTestCase):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
             self.assertEqual(self.command("put", "--timeout", "0.05s", "--retries", "0", str(self.file), url), 1)
-        self.assertEqual(self.said(), "The server is silent. Given up after 1 attempts.\n")
+        self.assertEqual(self.said(), "The server is silent. Given up after 1 attempt.\n")
 
     def test_shrinking_file(self) -> None:
         """Nothing is made up for what is missing."""

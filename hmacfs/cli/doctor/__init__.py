@@ -16,6 +16,7 @@ from hmacfs.cli.doctor.tidying import tidy
 from hmacfs.cli.output import FAULT, FINE, Fault, Output
 from hmacfs.config import Config, load
 from hmacfs.config_values import read_secret_file
+from hmacfs.units import counted
 
 #: How long an answer may take, in seconds.
 _TIMEOUT_S: Final = 30.0
@@ -66,7 +67,7 @@ def _doctor(options: argparse.Namespace) -> int:
     faults = sum(finding.verdict is Verdict.FAULT for finding in findings)
     warnings = sum(finding.verdict is Verdict.WARNING for finding in findings)
     output.document({"url": prober.base.public, "proxy": prober.proxy, "findings": [_plain(each) for each in findings]})
-    output.say(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}.")
+    output.say(f"\n{counted(faults, 'fault')}, {counted(warnings, 'warning')}.")
     return FAULT if faults else FINE
 
 
@@ -100,10 +101,6 @@ def _tidy(case: Case, config: Config | None, output: Output) -> None:
     left: Sequence[str] = [path.url for path in case.stored] if config is None else tidy(config, case.stored)
     if left:
         output.note(f"Files of this examination that may be left, to be deleted where StoreDir is: {', '.join(left)}")
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _line(finding: Finding) -> str:

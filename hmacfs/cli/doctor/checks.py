@@ -25,7 +25,7 @@ from hmacfs.cli.doctor.findings import Finding, Verdict, cure, fine, skipped
 from hmacfs.cli.doctor.probing import Broken, Heard, Prober
 from hmacfs.cli.exchange import Url
 from hmacfs.storage.names import SlotPath
-from hmacfs.units import human_size
+from hmacfs.units import counted, human_size
 from hmacfs.web.cors import METHODS
 from hmacfs.web.mirror import TELLTALES
 
@@ -149,7 +149,7 @@ def tls(case: Case) -> Iterator[Finding]:
         raise Hopeless from None
     days = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / 86_400
     if days < _CERTIFICATE_DAYS:
-        sentence = f"The certificate ends in {days:.0f} days."
+        sentence = f"The certificate ends in {counted(round(days), 'day')}."
         yield Finding("tls", Verdict.WARNING, sentence, "the proxy", "renew it")
     else:
         yield fine("tls", f"{version}, and a certificate that is good for {days:.0f} days.")
