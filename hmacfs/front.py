@@ -18,7 +18,7 @@ from hmacfs.access.keys import Keyring
 from hmacfs.access.scopes import Scopes
 from hmacfs.config import Config
 from hmacfs.logs import RequestEntry
-from hmacfs.metrics import Metrics, Sharing
+from hmacfs.metrics import Metrics
 from hmacfs.net.admission import Connections, RequestsInProgress
 from hmacfs.net.descriptors import PER_CONNECTION, affordable_connections
 from hmacfs.net.limits import Limits
@@ -26,6 +26,7 @@ from hmacfs.net.sweeps import Sweeps
 from hmacfs.net.threads import Threads
 from hmacfs.net.wheel import Wheel
 from hmacfs.serving import Serving
+from hmacfs.storage.promises import IPromises
 from hmacfs.web.answers import ALWAYS, EVERYWHERE
 from hmacfs.web.base import Nothing
 from hmacfs.web.site import HmacfsSite
@@ -52,8 +53,8 @@ class Front:
     """See the module.
 
     :param access_log: takes one entry for each request for a file.
+    :param join: has this one tell the others that serve with it of its uploads. May raise :exc:`StartError`.
     :param processes: how many share ``MaxConnections``.
-    :param sharing: with which other processes of the service what is told them; ``None`` for one that serves alone.
     :ivar site: serves files.
     :ivar status_site: serves metrics and health.
     :ivar connections: those to *site*.
@@ -71,8 +72,8 @@ class Front:
         keyring: Keyring,
         wheel: Wheel,
         access_log: Callable[[RequestEntry], None],
+        join: Callable[[], IPromises],
         processes: int = 1,
-        sharing: Sharing | None = None,
     ) -> None:
         self._config = config
         self._reactor = reactor
@@ -80,7 +81,7 @@ class Front:
         self._metrics = metrics
         self._keyring = keyring
         self._wheel = wheel
-        self._sharing = sharing
+        self._join = join
         self._sweeps = Sweeps(reactor)
         self._is_leaving = False
         self.serving: Serving | None = None
@@ -138,7 +139,7 @@ class Front:
             self._addresses,
             self._scopes,
             self._keyring,
-            self._sharing,
+            self._join,
         )
         self.site.resource = serving.root
         self.site.door.bans = serving.bans

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from twisted.application.service import IServiceCollection, MultiService
@@ -33,6 +34,8 @@ from hmacfs.net.threads import Threads
 from hmacfs.net.wheel import Wheel
 from hmacfs.reloading import Reloads, open_logs, reopen_logs, warn_of
 from hmacfs.seat import Seat
+from hmacfs.serving import join_workers
+from hmacfs.storage.promises import Circle
 from hmacfs.uploads.beside import HIGH_WATER_BYTES
 
 #: How many calls may block at a time (fsync, hashing, SQLite); the others wait in line.
@@ -72,6 +75,8 @@ class HmacfsService(MultiService):
         self._pool = ThreadPool(minthreads=1, maxthreads=_THREADS, name="hmacfs")
         self._threads = Threads(reactor, self._pool)
         self._wheel = Wheel(reactor)
+        # Of the fronts of one process, or of the processes, which have one front each.
+        self._join = Circle().join if seat is None else partial(join_workers, seat.sharing, reactor)
         self._front = self._make_front(config)
         #: Those that were there before, and have requests to finish.
         self._leaving: dict[Front, Deferred[None]] = {}
@@ -290,8 +295,8 @@ class HmacfsService(MultiService):
             self._keyring,
             self._wheel,
             self._log_request,
+            self._join,
             1 if seat is None else seat.workers,
-            None if seat is None else seat.sharing,
         )
 
     def _log_request(self, entry: RequestEntry) -> None:

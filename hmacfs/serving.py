@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,7 +33,7 @@ from hmacfs.net.redislink import RedisLink
 from hmacfs.net.sweeps import Sweeps
 from hmacfs.net.threads import Threads
 from hmacfs.storage.disk import Disk, UnsyncedDisk
-from hmacfs.storage.promises import IPromises, SharedPromises, Unshared
+from hmacfs.storage.promises import IPromises, SharedPromises
 from hmacfs.storage.space import Reservations
 from hmacfs.storage.store import Store
 from hmacfs.storage.watch import LOOK_EVERY_S, Watch
@@ -73,7 +73,7 @@ class Serving:
     :param addresses: says who sent a request.
     :param scopes: says whom failures are counted for.
     :param keyring: what slots may be signed with.
-    :param sharing: with which other processes of the service what is told them; ``None`` for one that serves alone.
+    :param join: has us tell the others that serve with us of our uploads. May raise :exc:`StartError`.
     :ivar root: the resource tree.
     :ivar bans: who is blocked or banned.
     """
@@ -89,7 +89,7 @@ class Serving:
         addresses: ClientAddresses,
         scopes: Scopes,
         keyring: Keyring,
-        sharing: Sharing | None = None,
+        join: Callable[[], IPromises],
     ) -> None:
         self._reactor = reactor
         self._threads = threads
@@ -97,7 +97,7 @@ class Serving:
         self._metrics = metrics
         self._config = config
         with ExitStack() as opened:
-            self._promises: IPromises = Unshared() if sharing is None else _share(sharing, reactor)
+            self._promises = join()
             opened.callback(self._promises.close)
             self._report = Report(config.report_file)
             opened.callback(self._report.close)
@@ -307,7 +307,11 @@ class Serving:
         self._metrics.sessions_active.set(counts.get(Status.ACTIVE, 0))
 
 
-def _share(sharing: Sharing, reactor: Any) -> IPromises:
+def join_workers(sharing: Sharing, reactor: Any) -> IPromises:
+    """Have this process tell the other workers of its uploads.
+
+    :raises StartError: it can't.
+    """
     directory = sharing.directory / _PROMISES
     try:
         promises: IPromises = SharedPromises(directory, sharing.name, reactor)

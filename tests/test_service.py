@@ -27,10 +27,12 @@ from hmacfs import service as service_module
 from hmacfs.config import load
 from hmacfs.errors import StartError
 from hmacfs.keeping.indexing import FLUSH_AFTER_S
+from hmacfs.keeping.quotas import AGAIN_AFTER_S
 from hmacfs.net.switching import Switch
 from hmacfs.net.threads import InlineThreads
 from hmacfs.service import HmacfsService
 from hmacfs.serving import redis_link, start_link
+from hmacfs.storage.store import Store
 from hmacfs.web.site import HmacfsSite
 from tests.net.wire import Answer, Wire
 from tests.web.support import PATH, SECRET, URL, bearer, request, v, v3
@@ -302,6 +304,39 @@ class ReloadTests(ServiceTestCase):
         self.reactor.pump([0.2] * 20)
         self.assertEqual(self.scrape()["hmac_file_server_uploads_in_progress"], 0)
         self.assertEqual(self.open_files(), before)
+
+    def test_quota_is_promised(self) -> None:
+        """What was begun before counts for what is begun now, until it breaks off, or its file counts."""
+        self.start(QuotaTotal=50, MinBodyRate=0)
+        going, breaking = self.begin("going/file", 16), self.begin("breaking/file", 16)
+        self.configure(MaxUploadSize=16)
+        self.assertEqual(self.put_patiently("second/file").status, 201)
+        self.assertEqual(self.put_patiently("third/file").status, 413)
+        breaking.vanish()
+        self.assertEqual(self.put_patiently("third/file").status, 201)
+        going.send(CONTENT[5:])
+        self.assertEqual(going.answer().status, 201)
+        self.assertEqual(self.put_patiently("fourth/file").status, 413)
+
+    def test_room_is_promised(self) -> None:
+        """What was begun before has the room that it was promised."""
+        self.patch(Store, "free_bytes", lambda _store: 50)
+        self.start(MinFreeSpace=10, MinBodyRate=0)
+        wire = self.begin("first/file", 30)
+        self.configure(MaxUploadSize=100)
+        self.assertEqual(self.put(v("second/file", 16)).status, 507)
+        wire.vanish()
+        self.assertEqual(self.put(v("second/file", 16)).status, 201)
+
+    def begin(self, path: str, size: int) -> Wire:
+        """An upload of which little has arrived."""
+        return self.connect(request("PUT", v(path, size), None, CONTENT[:5], length=size))
+
+    def put_patiently(self, path: str) -> Answer:
+        """One that may have to wait until what is under way elsewhere is counted again."""
+        wire = self.connect(request("PUT", v(path, len(CONTENT)), None, CONTENT))
+        self.reactor.pump([AGAIN_AFTER_S] * 4)
+        return wire.answer()
 
     def test_can_not_serve(self) -> None:
         """Nothing is left of what could not begin."""

@@ -1,8 +1,8 @@
 """Quotas: what the files of a user, of a domain, or of all may take together.
 
 An upload counts with its whole size from its beginning on, and its file does when it is stored. What is stored is the
-index's word, and what is under way is known here: of other processes' uploads, those count that are stored already.
-Without the index nothing is refused.
+index's word, and what is under way is known here, or by what the others that serve with us promise
+(:mod:`hmacfs.storage.promises`). Without the index nothing is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hmacfs.net.threads import Threads
 from hmacfs.storage.database import DatabaseAway, WrongFormat
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.promises import Claim, IPromises
-from hmacfs.units import human_size
+from hmacfs.units import counted, human_size
 
 #: Why a file went that made room for a newer one.
 QUOTA: Final = "quota"
@@ -35,7 +35,7 @@ _PAGE: Final = 100
 #: How often it is counted anew because an upload ended while it was counted: it may have counted twice.
 _COUNTS: Final = 4
 
-#: How long is waited before that, in seconds, if the upload is another process': that one tells the index of its file
+#: How long is waited before that, in seconds, if the upload is another member's: that one tells the index of its file
 #: first, and a moment later that it isn't under way any more.
 AGAIN_AFTER_S: Final = 0.1
 
@@ -93,7 +93,7 @@ class Scope:
 
     @property
     def key(self) -> str:
-        """What the processes of the service know it by."""
+        """What all that serve together know it by."""
         if self.user is not None:
             return f"user {self.user}"
         return "total" if self.domain is None else f"domain {self.domain}"
@@ -112,7 +112,7 @@ class Charge:
 
     :ivar path: where its file will be.
     :ivar size_bytes: of the whole file.
-    :ivar claim: what other processes know of it.
+    :ivar claim: what the others that serve with us know of it.
     """
 
     path: SlotPath
@@ -127,12 +127,12 @@ class Charge:
 
 
 class Quotas:
-    """The quotas, as this process sees to them. To be used on the reactor's thread alone.
+    """The quotas, as one that serves sees to them. To be used on the reactor's thread alone.
 
     :param delete: blocks: :meth:`hmacfs.keeping.deleting.Deleting.delete` on behalf of quotas.
     :param is_kept: whether a file must not make room, though it may be the oldest.
     :param flush: has the index know what was stored until now.
-    :param promises: what this process and the others of the service tell each other.
+    :param promises: what we and the others that serve with us tell each other.
     :param now: the time in seconds since the epoch.
     """
 
@@ -200,8 +200,7 @@ class Quotas:
         """A file was stored: from now on the index has it."""
         for charge in [charge for charge in self._charges if charge.path == path]:
             self._forget(charge)
-            if charge.claim.is_shared:
-                self._stored.append(charge.claim)
+            self._stored.append(charge.claim)
         if self._stored and not self._is_withdrawing:
             Deferred.fromCoroutine(self._withdraw_stored()).addErrback(
                 lambda failure: self._log.failure("quotas: claims could not be withdrawn", failure)
@@ -236,7 +235,7 @@ class Quotas:
         return True
 
     async def _withdraw_stored(self) -> None:
-        """Other processes can only see in the index what this one has told it: until then claims stand for the files."""
+        """Others can only see in the index what we have told it: until then claims stand for the files."""
         self._is_withdrawing = True
         try:
             while self._stored:
@@ -280,7 +279,7 @@ class Quotas:
         return promised_bytes
 
     def _promised_elsewhere(self, charge: Charge) -> Sequence[int]:
-        """What the uploads of other processes will take, in each scope, that began before."""
+        """What the uploads of others will take, in each scope, that began before."""
         with self._promises.one_at_a_time():
             return [self._promises.charged(scope.key, charge.claim) for scope in charge.scopes]
 
@@ -313,7 +312,7 @@ class Quotas:
         failure: OSError | None = None
         for scope in charge.scopes:
             oldest = self._oldest(scope)
-            # Asked each time: another process may be at the same.
+            # Asked each time: others may be at the same.
             while self._used(scope) > scope.limit_bytes:
                 entry = next((entry for entry in oldest if entry.path != charge.path.encoded), None)
                 if entry is None:
@@ -343,9 +342,8 @@ class Quotas:
         self._metrics.deleted_files.labels(QUOTA).inc(len(gone))
         self._metrics.deleted_bytes.labels(QUOTA).inc(size_bytes)
         self._log.info(
-            "quotas: deleted {files:,} {noun}, {size}, to make room for {path}",
-            files=len(gone),
-            noun="file" if len(gone) == 1 else "files",
+            "quotas: deleted {files}, {size}, to make room for {path}",
+            files=counted(len(gone), "file"),
             size=human_size(size_bytes),
             path=path.url,
         )

@@ -118,7 +118,7 @@ class Supervisor(LineOnlyReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         word, _, content = line.partition(b" ")
-        self._obey[Order(word)](b64decode(content))
+        self._obey[Order(word)](b64decode(content, validate=True))
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         del reason

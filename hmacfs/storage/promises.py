@@ -1,8 +1,11 @@
-"""What uploads in progress will still take, in all the processes of one service.
+"""What uploads in progress will still take, of all that serve together.
 
-Each process has a file of its own, mapped into its memory, in which it says what its uploads will take; the others add
-that up when they are to promise something themselves. Nothing is written to a disk if the directory is on a tmpfs. A
-process that has ended has promised nothing: the kernel frees the lock that it had on its file.
+These *members* are processes (:class:`SharedPromises`), or are within one process: what serves by the configuration, and
+what served before it was taken up and has uploads to finish (:class:`LocalPromises`). Each says what its own uploads will
+take, and adds up what the others have said when it is to promise something itself.
+
+A process says it in a file of its own, mapped into its memory. Nothing is written to a disk if the directory is on a
+tmpfs. One that has ended has promised nothing: the kernel frees the lock that it had on its file.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from struct import Struct
 from typing import Final
@@ -44,88 +49,120 @@ _SIZE: Final = _HEAD.size + CHARGES * _CHARGE.size
 
 @frozen
 class Others:
-    """What the other processes have said of the room on the disk.
+    """What the other members have said of the room on the disk.
 
     :ivar promised_bytes: that they will still write.
     :ivar written_bytes: that they have written since they began.
-    :ivar members: which processes these are.
+    :ivar members: who these are. One that takes the place of another is not the same.
     """
 
     promised_bytes: int = 0
     written_bytes: int = 0
-    members: frozenset[tuple[str, int]] = frozenset()
+    members: frozenset[object] = frozenset()
 
 
 class Claim:
-    """What one upload has been charged for, as the other processes see it.
+    """What one upload has been charged for, as the other members see it.
 
-    :ivar made: orders the claims of all processes.
+    :param withdraw: ends that.
+    :ivar made: orders the claims of all members.
     """
 
-    def __init__(self, promises: SharedPromises | None = None, made: int = 0, places: Sequence[int] = ()) -> None:
-        self._promises = promises
-        self._places = places
+    def __init__(self, made: int = 0, withdraw: Callable[[], object] | None = None) -> None:
         self.made = made
-
-    @property
-    def is_shared(self) -> bool:
-        return self._promises is not None
+        self._withdraw = withdraw
 
     def withdraw(self) -> None:
         """The upload is over, or its file is counted. May be called again."""
-        places, self._places = self._places, ()
-        if self._promises is not None:
-            self._promises.free(places)
+        withdraw, self._withdraw = self._withdraw, None
+        if withdraw is not None:
+            withdraw()
 
 
 class IPromises(Interface):
-    """See the module. To be used on the reactor's thread alone; nothing waits for longer than microseconds."""
+    """Of one member. To be used on the reactor's thread alone; nothing waits for longer than microseconds."""
 
     def one_at_a_time() -> AbstractContextManager[None]:
-        """While it is entered, no other process enters its own, so that two don't promise the same room."""
+        """While it is entered, no other member enters its own, so that two don't promise the same room."""
 
     def tell(promised_bytes: int, written_bytes: int) -> None:
-        """Say what this process' uploads will still write, and what they have written since it began."""
+        """Say what this member's uploads will still write, and what they have written since it began."""
 
     def others() -> Others:
-        """What the other processes have said by :meth:`tell`. To be called one at a time."""
+        """What the other members have said by :meth:`tell`. To be called one at a time."""
 
     def charge(keys: Sequence[str], size_bytes: int) -> Claim:
         """Say that an upload will take so much of what is limited for each of *keys*. To be called one at a time."""
 
     def charged(key: str, before: Claim) -> int:
-        """Bytes for which the other processes have been charged before a claim of ours. To be called one at a time."""
+        """Bytes for which the other members have been charged before a claim of ours. To be called one at a time."""
 
     def close() -> None:
-        """This process promises nothing any more."""
+        """This member promises nothing any more."""
+
+
+class Circle:
+    """Where the members within one process find each other."""
+
+    def __init__(self) -> None:
+        self.members: set[LocalPromises] = set()
+        self.claims = count(1)
+
+    def join(self) -> IPromises:
+        """Have one more."""
+        joined: IPromises = LocalPromises(self)
+        return joined
 
 
 @implementer(IPromises)
-class Unshared:
-    """Of a process that serves alone."""
+class LocalPromises:
+    """Of one member within a process. It joins by being made."""
+
+    def __init__(self, circle: Circle) -> None:
+        self._circle = circle
+        self._promised_bytes = 0
+        self._written_bytes = 0
+        self._charges: dict[int, tuple[Collection[str], int]] = {}
+        circle.members.add(self)
 
     def one_at_a_time(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def tell(self, promised_bytes: int, written_bytes: int) -> None:
-        pass
+        self._promised_bytes = promised_bytes
+        self._written_bytes = written_bytes
 
     def others(self) -> Others:
-        return Others()
+        others = self._find_others()
+        return Others(
+            sum(other._promised_bytes for other in others),
+            sum(other._written_bytes for other in others),
+            frozenset(others),
+        )
 
     def charge(self, keys: Sequence[str], size_bytes: int) -> Claim:
-        return Claim()
+        made = next(self._circle.claims)
+        self._charges[made] = keys, size_bytes
+        return Claim(made, partial(self._charges.pop, made))
 
     def charged(self, key: str, before: Claim) -> int:
-        return 0
+        return sum(
+            size_bytes
+            for other in self._find_others()
+            for made, (keys, size_bytes) in other._charges.items()
+            if made < before.made and key in keys
+        )
 
     def close(self) -> None:
-        pass
+        self._circle.members.remove(self)
+
+    def _find_others(self) -> Collection[LocalPromises]:
+        return self._circle.members - {self}
 
 
 @implementer(IPromises)
 class SharedPromises:
-    """Of one process among several.
+    """Of one process among several, each of which is a member.
 
     :param directory: where the processes of the service find each other; made if need be, with nothing else in it.
     :param name: of this process. No two that run at the same time may have the same one.
@@ -178,21 +215,20 @@ class SharedPromises:
         places = [self._free.pop() for _ in keys[: len(self._free)]]
         for place, key in zip(places, keys, strict=False):
             self._own.put(place, _CHARGE.pack(_digest(key), size_bytes, made))
-        return Claim(self, made, places)
+        return Claim(made, partial(self._withdraw, places))
 
     def charged(self, key: str, before: Claim) -> int:
         digest = _digest(key)
         return sum(peer.charged(digest, before.made) for peer in self._find_living())
 
-    def free(self, places: Sequence[int]) -> None:
-        """Called by a claim."""
-        for place in places:
-            self._own.put(place, _NOTHING)
-        self._free.extend(places)
-
     def close(self) -> None:
         for mapped in (self._own, *self._peers.values(), self._book):
             mapped.close()
+
+    def _withdraw(self, places: Sequence[int]) -> None:
+        for place in places:
+            self._own.put(place, _NOTHING)
+        self._free.extend(places)
 
     def _joined(self) -> int:
         """How many processes have joined so far."""

@@ -41,14 +41,14 @@ class Reservation:
 
 
 class Reservations:
-    """What the uploads in flight in this process will still take, so that together they don't fill the disk.
+    """What the uploads in flight here will still take, so that together they don't fill the disk.
 
     To be used on the reactor's thread alone. What other programs write is seen once it is written, not before:
     ``MinFreeSpace`` absorbs that, and an upload that meets a full disk after all fails with ENOSPC.
 
     :param free_bytes: what is free for us now (:meth:`hmacfs.storage.store.Store.free_bytes`).
     :param min_free_bytes: what must stay free (``MinFreeSpace``).
-    :param promises: what this process and the others of the service tell each other.
+    :param promises: what we and the others that serve with us tell each other.
     :ivar promised_bytes: reserved here and not yet written.
     """
 
@@ -123,7 +123,7 @@ class Reservations:
         others = self._promises.others()
         # A clock that was set back makes the answer look as if it came from the future.
         is_fresh = self._looked_at is not None and 0 <= now - self._looked_at < REFRESH_S
-        # What a process has written that has ended since is in no sum any more.
+        # What a member has written that has ended since is in no sum any more.
         if not is_fresh or others.members != self._seen_others.members:
             self._seen_free_bytes = self._free_bytes()
             self._seen_others = others

@@ -173,6 +173,18 @@ class OneProcessTests(ReloadTestCase):
             self.assertEqual(kept.request("GET", signing.url_path(PATH)).header("connection"), "close")
             self.assertTrue(kept.closed_by_peer())
 
+    def test_quota(self) -> None:
+        """An upload that was under way counts for those that begin after it, as it did before."""
+        self.serve(QuotaTotal=2 * MIB + 100)
+        content = os.urandom(2 * MIB)
+        upload = self.begin_upload(content, MIB)
+        self.configure(MaxUploadSize="1GiB")
+        self.reload()
+        self.assertEqual(self.daemon.ask("PUT", signing.v("slot/large", 101), body=bytes(101)).status, 413)
+        self.assertEqual(self.daemon.ask("PUT", signing.v("slot/small", 100), body=bytes(100)).status, 201)
+        upload.send(content[MIB:])
+        self.assertEqual(upload.answer("PUT").status, 201)
+
     def test_stop(self) -> None:
         """What was begun before a reload is stopped as all else is: what has arrived stays."""
         self.serve(ShutdownGrace=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import ssl
 import stat
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
@@ -26,7 +28,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from hmacfs.net import listening
-from hmacfs.net.listening import CannotListen, Listener
+from hmacfs.net.listening import CannotListen, Held, Listener
 
 TIMEOUT_S = 20
 
@@ -72,6 +74,22 @@ def by_unix(path: Path) -> Callable[[], socket.socket]:
         return client
 
     return connect
+
+
+def by_tls(port: int, pem: Path) -> Callable[[], socket.socket]:
+    def connect() -> socket.socket:
+        context = ssl.create_default_context(cafile=str(pem))
+        return context.wrap_socket(by_tcp("127.0.0.1", port)(), server_hostname="localhost")
+
+    return connect
+
+
+def make_certificate(directory: Path) -> Path:
+    """A file with a key and its certificate."""
+    key = KeyPair.generate(size=2048)
+    pem = directory / "key and cert.pem"
+    pem.write_bytes(key.dump(1) + key.selfSignedCert(1, CN="localhost").dumpPEM())
+    return pem
 
 
 class ListeningTestCase(TestCase):
@@ -240,19 +258,12 @@ class EndpointTests(ListeningTestCase):
     @awaited
     async def test_ssl(self) -> None:
         """TLS with a key and a certificate from files."""
-        key = KeyPair.generate(size=2048)
-        pem = self.directory / "key and cert.pem"
-        pem.write_bytes(key.dump(1) + key.selfSignedCert(1, CN="localhost").dumpPEM())
+        pem = make_certificate(self.directory)
         listener = self.started(f"ssl:0:interface=127.0.0.1:privateKey={pem}")
         port = self.port(listener)
         self.assertEqual(listener.describe(), f"127.0.0.1:{port} (ssl)")
-
-        def connect() -> socket.socket:
-            context = ssl.create_default_context(cafile=str(pem))
-            return context.wrap_socket(by_tcp("127.0.0.1", port)(), server_hostname="localhost")
-
         # Twisted closes without waiting for the other side's goodbye.
-        self.assertIn(b"hello", await self.said(connect))
+        self.assertIn(b"hello", await self.said(by_tls(port, pem)))
 
     def test_ssl_without_a_key(self) -> None:
         """A key that isn't there is an error that names the file."""
@@ -368,6 +379,156 @@ class _Port:
 
     def startReading(self) -> None:
         self.reading = True
+
+
+class HeldTests(ListeningTestCase):
+    """Sockets that are opened for others, which a test plays in this process."""
+
+    def held(self, endpoint: str = "tcp:0:interface=127.0.0.1", shares: int = 2, reactor: Any = None) -> Held:
+        held = Held(reactor or self.reactor, endpoint, "the place", None, shares)
+        self.addCleanup(lambda: held.stopService() if held.running else None)
+        held.privilegedStartService()
+        held.startService()
+        return held
+
+    def passed(self, held: Held, share: int) -> socket.socket:
+        """The only socket of one of the others, as it has it: by a descriptor of its own."""
+        (passed,) = held.passed(share)
+        mine = socket.fromfd(passed.fd, socket.AF_INET, socket.SOCK_STREAM)
+        self.addCleanup(mine.close)
+        return mine
+
+    def inheriting(self, theirs: socket.socket, endpoint: str = "tcp:0:interface=127.0.0.1") -> Listener:
+        """What serves with a socket that another has opened, as *endpoint* says."""
+        return self.started(endpoint, inherited=[os.dup(theirs.fileno())])
+
+    def connect(self, port: int) -> socket.socket:
+        client = by_tcp("127.0.0.1", port)()
+        self.addCleanup(client.close)
+        return client
+
+    def waiting(self, *sockets: socket.socket) -> int:
+        """For how many of these there are connections."""
+        return len(select.select(sockets, [], [], 0)[0])
+
+    def test_one_for_each(self) -> None:
+        """All at the same port, at which each gets some of the connections."""
+        held = self.held(shares=3)
+        sockets = [self.passed(held, share) for share in range(3)]
+        self.assertEqual(len({each.getsockname() for each in sockets}), 1)
+        self.assertEqual([passed.number for share in range(3) for passed in held.passed(share)], [None] * 3)
+        for _ in range(200):
+            self.connect(self.port(held))
+        # One that was missed by all of 200 would have been so by a chance of 1 to 10^35.
+        self.assertEqual(self.waiting(*sockets), 3)
+
+    def test_takes_none(self) -> None:
+        """Who holds them for others doesn't accept."""
+        held = self.held(shares=1)
+        self.connect(self.port(held))
+        self.assertEqual([port for port in held._ports if port in self.reactor.getReaders()], [])
+        self.assertEqual(self.waiting(self.passed(held, 0)), 1)
+
+    @awaited
+    async def test_served(self) -> None:
+        """By who inherits them. That there is another port in its endpoint is nothing to it."""
+        held = self.held(shares=1)
+        listener = self.inheriting(self.passed(held, 0), "tcp:1:interface=192.0.2.1")
+        self.assertEqual(listener.describe(), held.describe())
+        self.assertIn(b"hello", await self.said(by_tcp("127.0.0.1", self.port(held))))
+
+    @awaited
+    async def test_served_by_the_next_one(self) -> None:
+        """Who connects while nobody serves waits, and is served."""
+        held = self.held(shares=1)
+        await self.inheriting(self.passed(held, 0)).stopService()
+        client = self.connect(self.port(held))
+        self.inheriting(self.passed(held, 0))
+        self.assertIn(b"hello", await self.said(lambda: client))
+
+    @awaited
+    async def test_what_is_around_it(self) -> None:
+        """The PROXY protocol is spoken by who inherits the socket."""
+        held = self.held("haproxy:tcp:0:interface=127.0.0.1", shares=1)
+        self.inheriting(self.passed(held, 0), "haproxy:tcp:0:interface=127.0.0.1")
+        line = b"PROXY TCP4 203.0.113.9 192.0.2.1 4711 80\r\nhi\n"
+        self.assertIn(b"203.0.113.9", await self.said(by_tcp("127.0.0.1", self.port(held)), line))
+
+    @awaited
+    async def test_tls(self) -> None:
+        """As well as TLS."""
+        pem = make_certificate(self.directory)
+        endpoint = f"ssl:0:interface=127.0.0.1:privateKey={pem}"
+        held = self.held(endpoint, shares=1)
+        self.inheriting(self.passed(held, 0), endpoint)
+        self.assertIn(b"hello", await self.said(by_tls(self.port(held), pem)))
+
+    @awaited
+    async def test_end(self) -> None:
+        """Nobody listens any more when all have closed them; until then who still does is not disturbed."""
+        held = self.held()
+        port, theirs = self.port(held), self.passed(held, 0)
+        await held.stopService()
+        self.connect(port)
+        self.assertEqual(self.waiting(theirs), 1)
+        theirs.close()
+        self.assertRaises(ConnectionRefusedError, self.connect, port)
+
+    def test_port_in_use(self) -> None:
+        """Also by somebody who would share it."""
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            error = self.assertRaises(CannotListen, self.held, f"tcp:{other.getsockname()[1]}:interface=127.0.0.1")
+        self.assertIn("the place: address already in use", str(error))
+
+    def test_unix(self) -> None:
+        """One socket for all, with the mode of the endpoint; its file goes at the end."""
+        held = self.held(f"unix:{self.socket_path}:mode=600")
+        ((first,), (second,)) = held.passed(0), held.passed(1)
+        self.assertEqual(first, second)
+        self.assertEqual(stat.S_IMODE(self.socket_path.stat().st_mode), 0o600)
+
+    @awaited
+    async def test_unix_at_the_end(self) -> None:
+        """Its file is there for as long as it is held, whoever else has closed the socket."""
+        held = self.held(f"unix:{self.socket_path}:mode=600")
+        listener = self.started(f"unix:{self.socket_path}:mode=600", inherited=[os.dup(held.passed(0)[0].fd)])
+        self.assertIn(b"hello", await self.said(by_unix(self.socket_path)))
+        await listener.stopService()
+        self.assertTrue(self.socket_path.is_socket())
+        await held.stopService()
+        self.assertFalse(self.socket_path.exists())
+
+    def test_systemd(self) -> None:
+        """One for all, which has the number there that it had here, as that is in the endpoint."""
+        with socket.socket() as opened:
+            opened.bind(("127.0.0.1", 0))
+            opened.listen()
+            number = os.dup(opened.fileno())
+            adopting = AdoptedStreamServerEndpoint
+            self.patch(listening, "serverFromString", lambda reactor, _: adopting(reactor, number, socket.AF_INET))
+            held = self.held("systemd:domain=INET:index=0")
+            ((first,), (second,)) = held.passed(0), held.passed(1)
+            self.assertEqual((first, first.number), (second, number))
+            self.assertEqual(self.passed(held, 0).getsockname(), opened.getsockname())
+            self.assertEqual(opened.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT), 0)
+
+    def test_can_not_be_shared(self) -> None:
+        """What is no socket is for one process."""
+
+        class Odd:
+            def listen(self, factory: Factory) -> Deferred[object]:
+                return succeed(object())
+
+        self.patch(listening, "serverFromString", lambda reactor, text: Odd())
+        error = self.assertRaises(CannotListen, self.held, "odd:")
+        self.assertIn("set NumCores = 1", error.reason)
+
+    def test_no_inherited_socket(self) -> None:
+        """A descriptor that is none is an error, and no traceback."""
+        self.assertIn("not a usable endpoint", self.refused("tcp:0", inherited=[1 << 24]).reason)
 
 
 class UnixTests(ListeningTestCase):

@@ -1,4 +1,4 @@
-"""What the processes of a service tell each other of their uploads."""
+"""What those that serve together tell each other of their uploads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import Refused
-from hmacfs.storage.promises import CHARGES, LOOK_EVERY_S, Claim, Others, SharedPromises, Unshared
+from hmacfs.storage.promises import CHARGES, LOOK_EVERY_S, Circle, Claim, IPromises, Others, SharedPromises
 from hmacfs.storage.space import REFRESH_S, Reservation, Reservations
+
+#: What is done, how much of it, and whether by the first of two.
+Steps = list[tuple[int, int, bool]]
+STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 600), st.booleans()), max_size=30)
 
 #: Promises something, says so, and waits for its end.
 _MEMBER = """
@@ -32,32 +36,55 @@ signal.pause()
 """
 
 
-class SharedCase(SynchronousTestCase):
+class Local:
+    """Within one process."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.circle = Circle()
+
+    def join(self, _name: str) -> IPromises:
+        return self.circle.join()
+
+
+class Shared:
     """Processes that share a directory. Those of a test are all in this one, and known by their names."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.directory = Path(self.mktemp())
 
-    def member(self, name: str) -> SharedPromises:
-        member = SharedPromises(self.directory, name, self.clock)
+    def join(self, name: str) -> IPromises:
+        return SharedPromises(self.directory, name, self.clock)
+
+
+class PromisesCase(SynchronousTestCase):
+    """Those that serve together, in one of these ways."""
+
+    clock: Clock
+
+    def join(self, name: str) -> IPromises:
+        raise NotImplementedError
+
+    def member(self, name: str) -> IPromises:
+        member = self.join(name)
         self.addCleanup(member.close)
         return member
 
-    def others(self, member: SharedPromises) -> Others:
+    def others(self, member: IPromises) -> Others:
         with member.one_at_a_time():
             return member.others()
 
-    def charge(self, member: SharedPromises, *keys: str, size: int = 100) -> Claim:
+    def charge(self, member: IPromises, *keys: str, size: int = 100) -> Claim:
         with member.one_at_a_time():
             return member.charge(keys, size)
 
-    def charged(self, member: SharedPromises, key: str, before: Claim | None = None) -> int:
+    def charged(self, member: IPromises, key: str, before: Claim | None = None) -> int:
         with member.one_at_a_time():
             return member.charged(key, before or member.charge((), 0))
 
 
-class SharedPromisesTests(SharedCase):
+class PromisesTests:
     """What is told arrives."""
 
     def test_room(self) -> None:
@@ -75,25 +102,25 @@ class SharedPromisesTests(SharedCase):
         """Who joins is heard at once, and changes who there is."""
         first = self.member("w0")
         alone = self.others(first)
+        self.assertEqual(alone, Others())
         self.member("w1").tell(7, 0)
         self.assertEqual(self.others(first).promised_bytes, 7)
         self.assertNotEqual(self.others(first).members, alone.members)
 
     def test_left(self) -> None:
-        """A moment after its end nobody counts what a process has promised."""
-        first, second = self.member("w0"), SharedPromises(self.directory, "w1", self.clock)
+        """A moment after its end nobody counts what one has promised."""
+        first, second = self.member("w0"), self.join("w1")
         second.tell(7, 0)
         self.charge(second, "total")
-        members = self.others(first).members
+        self.assertEqual(len(self.others(first).members), 1)
         second.close()
         self.clock.advance(LOOK_EVERY_S)
         self.assertEqual(self.others(first), Others())
         self.assertEqual(self.charged(first, "total"), 0)
-        self.assertEqual({name for name, _ in members}, {"w1"})
 
     def test_name_again(self) -> None:
         """Who takes the name of one that has ended begins with nothing, and is another one."""
-        first, second = self.member("w0"), SharedPromises(self.directory, "w1", self.clock)
+        first, second = self.member("w0"), self.join("w1")
         second.tell(7, 5)
         self.charge(second, "total")
         before = self.others(first).members
@@ -102,6 +129,36 @@ class SharedPromisesTests(SharedCase):
         self.assertEqual((self.others(first).promised_bytes, self.charged(first, "total")), (0, 0))
         self.assertNotEqual(self.others(first).members, before)
 
+    def test_charges(self) -> None:
+        """Each is counted for all its keys, until it is withdrawn."""
+        first, second = self.member("w0"), self.member("w1")
+        claim = self.charge(second, "user alice", "total")
+        self.charge(second, "user bob", "total", size=30)
+        sums = [self.charged(first, key) for key in ("user alice", "user bob", "user carol", "total")]
+        self.assertEqual(sums, [100, 30, 0, 130])
+        claim.withdraw()
+        claim.withdraw()
+        self.assertEqual([self.charged(first, key) for key in ("user alice", "total")], [0, 30])
+
+    def test_own_charges(self) -> None:
+        """They are nothing that others have been charged for."""
+        first = self.member("w0")
+        self.charge(first, "total")
+        self.assertEqual(self.charged(first, "total"), 0)
+
+    def test_in_order(self) -> None:
+        """Of two only the later one counts the other, so that exactly one finds no room."""
+        first, second = self.member("w0"), self.member("w1")
+        early = self.charge(first, "total")
+        late = self.charge(second, "total")
+        self.assertEqual((self.charged(first, "total", early), self.charged(second, "total", late)), (0, 100))
+
+
+class LocalPromisesTests(Local, PromisesTests, PromisesCase):
+    pass
+
+
+class SharedPromisesTests(Shared, PromisesTests, PromisesCase):
     def test_name_is_taken(self) -> None:
         self.member("w0")
         self.assertRaises(OSError, SharedPromises, self.directory, "w0", self.clock)
@@ -131,24 +188,6 @@ class SharedPromisesTests(SharedCase):
         self.clock.advance(LOOK_EVERY_S)
         self.assertEqual(self.others(first).promised_bytes, 7)
 
-    def test_charges(self) -> None:
-        """Each is counted for all its keys, until it is withdrawn."""
-        first, second = self.member("w0"), self.member("w1")
-        claim = self.charge(second, "user alice", "total")
-        self.charge(second, "user bob", "total", size=30)
-        sums = [self.charged(first, key) for key in ("user alice", "user bob", "user carol", "total")]
-        self.assertEqual(sums, [100, 30, 0, 130])
-        claim.withdraw()
-        claim.withdraw()
-        self.assertEqual([self.charged(first, key) for key in ("user alice", "total")], [0, 30])
-
-    def test_in_order(self) -> None:
-        """Of two only the later one counts the other, so that exactly one finds no room."""
-        first, second = self.member("w0"), self.member("w1")
-        early = self.charge(first, "total")
-        late = self.charge(second, "total")
-        self.assertEqual((self.charged(first, "total", early), self.charged(second, "total", late)), (0, 100))
-
     def test_very_many(self) -> None:
         """Only so many can be told of; places come back, and are used again."""
         first, second = self.member("w0"), self.member("w1")
@@ -160,18 +199,9 @@ class SharedPromisesTests(SharedCase):
         self.charge(second, "total", size=1)
         self.assertEqual(self.charged(first, "total"), 1)
 
-    def test_alone(self) -> None:
-        """One process has no others, and needs no files."""
-        alone = Unshared()
-        with alone.one_at_a_time():
-            claim = alone.charge(["total"], 100)
-            self.assertEqual((alone.others(), alone.charged("total", claim)), (Others(), 0))
-        self.assertFalse(claim.is_shared)
-        claim.withdraw()
 
-
-class RoomTests(SharedCase):
-    """Two processes on one disk with 1000 bytes, 100 of which must stay free."""
+class RoomTests:
+    """Two on one disk with 1000 bytes, 100 of which must stay free."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -209,8 +239,8 @@ class RoomTests(SharedCase):
         self.second.reserve(300)
 
     def test_ended_between_two_looks(self) -> None:
-        """A process that was killed has promised nothing, and what it has written is gone."""
-        ours, theirs = self.member("w2"), SharedPromises(self.directory, "w3", self.clock)
+        """Who has gone has promised nothing, and what it has written is missing."""
+        ours, theirs = self.member("w2"), self.join("w3")
         space = Reservations(lambda: self.free_bytes, 100, self.clock, ours)
         reservation = Reservations(lambda: self.free_bytes, 100, self.clock, theirs).reserve(300)
         self.charged(ours, "total")
@@ -223,9 +253,8 @@ class RoomTests(SharedCase):
         self.refused(space, 651)
         space.reserve(650)
 
-    @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 600), st.booleans()), max_size=30))
-    def test_never_below_the_minimum(self, steps: list[tuple[int, int, bool]]) -> None:
-        """In whatever order two processes reserve, write and give back."""
+    def never_below_the_minimum(self, steps: Steps) -> None:
+        """In whatever order two reserve, write and give back."""
         self.setUp()
         running: list[tuple[list[int], Reservation]] = []
         for what, amount, is_first in steps:
@@ -245,3 +274,15 @@ class RoomTests(SharedCase):
                 self.clock.advance(amount / 300)
             self.assertGreaterEqual(self.free_bytes - sum(left[0] for left, _ in running), 100)
         self.doCleanups()
+
+
+class LocalRoomTests(RoomTests, Local, PromisesCase):
+    @given(STEPS)
+    def test_never_below_the_minimum(self, steps: Steps) -> None:
+        self.never_below_the_minimum(steps)
+
+
+class SharedRoomTests(RoomTests, Shared, PromisesCase):
+    @given(STEPS)
+    def test_never_below_the_minimum(self, steps: Steps) -> None:
+        self.never_below_the_minimum(steps)

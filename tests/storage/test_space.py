@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import Refused
-from hmacfs.storage.promises import Unshared
+from hmacfs.storage.promises import Circle
 from hmacfs.storage.space import REFRESH_S, Reservations
 
 
@@ -17,7 +17,7 @@ class ReservationsTests(SynchronousTestCase):
         self.clock = Clock()
         self.looks = 0
         self.free_bytes = 1000
-        self.space = Reservations(self.look, 100, self.clock, Unshared())
+        self.space = Reservations(self.look, 100, self.clock, Circle().join())
 
     def look(self) -> int:
         self.looks += 1
@@ -121,7 +121,7 @@ class ReservationsTests(SynchronousTestCase):
         def broken() -> int:
             raise OSError("statvfs")
 
-        space = Reservations(broken, 0, self.clock, Unshared())
+        space = Reservations(broken, 0, self.clock, Circle().join())
         self.assertRaises(OSError, space.reserve, 1)
         self.assertRaises(OSError, space.reserve, 1)
         self.assertEqual(space.promised_bytes, 0)
@@ -130,7 +130,7 @@ class ReservationsTests(SynchronousTestCase):
     def test_never_below_the_minimum(self, steps: list[tuple[int, int]]) -> None:
         """Uploads that write no more than they reserved never take the disk below its minimum, in whatever order."""
         clock, disk = Clock(), {"free": 1000}
-        space = Reservations(lambda: disk["free"], 100, clock, Unshared())
+        space = Reservations(lambda: disk["free"], 100, clock, Circle().join())
         running: list[tuple[list[int], object]] = []
         for what, amount in steps:
             if what == 0:
