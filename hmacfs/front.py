@@ -52,7 +52,7 @@ _LINGER_BYTES: Final = 1024 * 1024 * 1024
 class Front:
     """See the module.
 
-    :param access_log: takes one entry for each request for a file.
+    :param access_log: takes one entry for each request for a file; ``None`` where nobody reads them.
     :param join: has this one tell the others that serve with it of its uploads. May raise :exc:`StartError`.
     :param processes: how many share ``MaxConnections``.
     :ivar site: serves files.
@@ -71,7 +71,7 @@ class Front:
         metrics: Metrics,
         keyring: Keyring,
         wheel: Wheel,
-        access_log: Callable[[RequestEntry], None],
+        access_log: Callable[[RequestEntry], None] | None,
         join: Callable[[], IPromises],
         processes: int = 1,
     ) -> None:
@@ -99,7 +99,7 @@ class Front:
             in_progress=RequestsInProgress(config.max_connections_per_ip),
         )
         # Nor are they for the pages of other origins, in the browser of somebody who can reach that port.
-        self.status_site = self._make_site(None, lambda _entry: None, EVERYWHERE)
+        self.status_site = self._make_site(None, None, EVERYWHERE)
 
     @property
     def busy(self) -> int:
@@ -213,7 +213,7 @@ class Front:
     def _make_site(
         self,
         metrics: Metrics | None,
-        access_log: Callable[[RequestEntry], None],
+        access_log: Callable[[RequestEntry], None] | None,
         always: Iterable[tuple[str, str]],
         *,
         connections: Connections | None = None,

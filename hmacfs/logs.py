@@ -371,6 +371,11 @@ def _about_descriptors(event: LogEvent) -> LogEvent:
     }
 
 
+def logs_requests(level: str) -> bool:
+    """Whether requests are logged at a level, one of :data:`LEVELS`: they are ``info``."""
+    return LEVELS.index(level) <= LEVELS.index("info")
+
+
 class Logs:
     """The log of one process, as it is configured.
 
@@ -398,7 +403,7 @@ class Logs:
         self._file = None if file is None else FileSink(file, opened=opened)
         self._sink = self._file or Sink(stdout, "standard output")
         self._form = _Json(now) if form == "json" else _Text(now, in_journal=file is None and _is_journal(stdout))
-        self._requests = LEVELS.index(level) <= LEVELS.index("info")
+        self._requests = logs_requests(level)
         lowest = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
         #: For twistd: what every event goes through.
         self.observer: ILogObserver = FilteringLogObserver(

@@ -234,7 +234,7 @@ class Metrics:
 
     def count_request(self, method: str, status: int) -> None:
         """One request is over. Methods that nobody knows are one method."""
-        self._by_status[method if method in _METHODS else "other", str(status)].inc()
+        self._by_status[method if method in _METHODS else "other", status].inc()
 
     def count_download(self, kind: str) -> None:
         """A GET has brought its file."""
@@ -325,14 +325,14 @@ class SupervisorMetrics:
         )
 
 
-class _Children(dict[tuple[str, ...], Counter]):
+class _Children(dict[tuple[object, ...], Counter]):
     """The children of a counter with labels, by these. To ask the counter itself costs a microsecond each time."""
 
     def __init__(self, counter: Counter) -> None:
         super().__init__()
         self._counter = counter
 
-    def __missing__(self, labels: tuple[str, ...]) -> Counter:
+    def __missing__(self, labels: tuple[object, ...]) -> Counter:
         child = self[labels] = self._counter.labels(*labels)
         return child
 

@@ -22,7 +22,7 @@ from hmacfs.access.keys import Keyring, Secret
 from hmacfs.config import Config, Listen
 from hmacfs.errors import StartError
 from hmacfs.front import Front
-from hmacfs.logs import Logs, RequestEntry
+from hmacfs.logs import Logs, RequestEntry, logs_requests
 from hmacfs.metrics import Metrics
 from hmacfs.net.descriptors import raise_limit
 from hmacfs.net.heap import keep_on_heap
@@ -294,7 +294,7 @@ class HmacfsService(MultiService):
             self._metrics,
             self._keyring,
             self._wheel,
-            self._log_request,
+            self._log_request if logs_requests(config.log_level) else None,
             self._join,
             1 if seat is None else seat.workers,
         )

@@ -39,6 +39,8 @@ _Hop = IPv4Address | IPv6Address | Literal["unix"] | None
 
 _HEADERS: Final = (b"x-forwarded-for", b"x-real-ip", b"forwarded")
 
+_IP: Final = (address.IPv4Address, address.IPv6Address)
+
 # An address with the port that some proxies add, or an obfuscated one: 192.0.2.1:80, [2001:db8::1]:_x (RFC 7239
 # section 6). Longer than any address with brackets, zone and port: 96.
 _WITH_PORT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[0-9A-Za-z._-]+))?")
@@ -81,7 +83,7 @@ class ClientAddresses:
     def __init__(self, trusted: Iterable[Trusted]) -> None:
         self._trusted = tuple(map(_unmapped_network, trusted))
         self._is_trusted = lru_cache(_REMEMBERED)(self._find_trusted)
-        self._speaking_for_itself = lru_cache(_REMEMBERED)(self._find_speaking_for_itself)
+        self._at = lru_cache(_REMEMBERED)(lambda host: self._speaking_for_itself(_ip(host)))
 
     def resolve(self, peer: IAddress | None, headers: Headers) -> ClientAddress:
         """Tell who sent a request.
@@ -89,9 +91,9 @@ class ClientAddresses:
         :param peer: of the connection, as the transport says.
         :param headers: of the request. Whatever they contain, nothing is raised.
         """
+        if not _are_forwarding(headers):
+            return self._at(peer.host) if isinstance(peer, _IP) else self._speaking_for_itself(_peer(peer))
         last = _peer(peer)
-        if not any(map(headers.hasHeader, _HEADERS)):
-            return self._speaking_for_itself(last)
         if not self._is_trusted(last):
             return ClientAddress(_host(last), is_proxy=False, headers_ignored=True)
         for hop in islice(_chain(headers), MAX_HOPS):
@@ -107,9 +109,9 @@ class ClientAddresses:
 
         What has no forwarding header may be from anybody on the proxy's machine.
         """
-        return self._is_trusted(_peer(peer)) and any(map(headers.hasHeader, _HEADERS))
+        return self._is_trusted(_peer(peer)) and _are_forwarding(headers)
 
-    def _find_speaking_for_itself(self, peer: _Hop) -> ClientAddress:
+    def _speaking_for_itself(self, peer: _Hop) -> ClientAddress:
         return ClientAddress(_host(peer), is_proxy=self._is_trusted(peer), headers_ignored=False)
 
     def _find_trusted(self, hop: _Hop) -> bool:
@@ -126,9 +128,13 @@ def _host(hop: _Hop) -> str:
 def _peer(peer: object) -> _Hop:
     if isinstance(peer, address.UNIXAddress):
         return "unix"
-    if isinstance(peer, (address.IPv4Address, address.IPv6Address)):
+    if isinstance(peer, _IP):
         return _ip(peer.host)
     return None
+
+
+def _are_forwarding(headers: Headers) -> bool:
+    return any(map(headers.hasHeader, _HEADERS))
 
 
 def _chain(headers: Headers) -> Iterator[_Hop]:

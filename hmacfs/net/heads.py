@@ -1,4 +1,4 @@
-"""The head of an HTTP/1.x request, looked at line by line: what no parser should have to guess about."""
+"""The head of an HTTP/1.x request, from its first line to its last header: what no parser should have to guess about."""
 
 from __future__ import annotations
 
@@ -20,18 +20,8 @@ class MalformedHead(Exception):
         self.detail = detail
 
 
-def uri_too_long() -> MalformedHead:
-    """The request line goes beyond the bound."""
-    return MalformedHead(414, "uri-too-long", "The request line is too long.")
-
-
-def head_too_large() -> MalformedHead:
-    """The headers go beyond the bound."""
-    return MalformedHead(431, "head-too-large", "The request has too many or too long headers.")
-
-
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
+_REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e\x80-\xff]+) (HTTP/[0-9]\.[0-9])" % _TOKEN)
 _HEADER = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 # uri-host [ ":" port ], both of which may be empty (RFC 9112 section 3.2, RFC 3986 section 3.2.2).
@@ -39,66 +29,81 @@ _HOST = re.compile(rb"(?:\[[0-9A-Za-z:._~%-]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[
 _RAW_OCTET = re.compile(rb"[\x80-\xff]")
 
 
-class HeadGuard:
-    """Looks at the lines of one request's head before Twisted does, so that every version of it sees the same.
+def read_request_line(line: bytes, max_bytes: int) -> tuple[bytes, bytes, bytes]:
+    """Take the first line of a head apart.
 
-    What two parsers on a request's way could understand differently is refused, not repaired: RFC 9112 sections 2.2, 3,
-    5.1, 5.2 and 6.3, RFC 9110 section 5.5. Each method takes one line without its CRLF, and may raise
-    :class:`MalformedHead`.
+    :return: method, target and version, as :class:`Head` has them.
+    :raises MalformedHead: if something is wrong with it.
+    """
+    if len(line) > max_bytes:
+        raise MalformedHead(414, "uri-too-long", "The request line is too long.")
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise MalformedHead(400, "malformed-head", "The request line is malformed.")
+    method, target, version = match.groups()
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        raise MalformedHead(505, "unknown-version", "This server speaks HTTP/1.0 and HTTP/1.1.")
+    if not target.isascii():
+        target = _RAW_OCTET.sub(lambda octet: b"%%%02X" % ord(octet[0]), target)
+    return method, target, version
 
-    :param max_bytes: of all lines together.
+
+class Head:
+    """A request's head that passes.
+
+    It is read here and not by Twisted, so that every version of it sees the same. What two parsers on a request's way
+    could understand differently is refused, not repaired: RFC 9112 sections 2.2, 3, 5.1, 5.2 and 6.3, RFC 9110 section
+    5.5.
+
+    :param block: all of the head, without the empty line that ends it.
+    :param max_bytes: of all lines together, without what ends them.
     :param max_headers: how many header lines.
+    :raises MalformedHead: for the first line with something wrong.
+
+    :ivar method: as it was sent.
+    :ivar target: as Twisted is to see it: octets beyond ASCII, which some clients send as they are and some versions of
+        Twisted refuse, percent-encoded.
+    :ivar version: ``HTTP/1.0`` or ``HTTP/1.1``.
+    :ivar headers: names, as they were sent, and values; the one that is *framing* isn't among them.
+    :ivar framing: the line that says where the body ends, ``Content-Length`` or ``Transfer-Encoding``; ``None`` where
+        there is no body.
     """
 
-    def __init__(self, max_bytes: int, max_headers: int) -> None:
-        self._bytes_left = max_bytes
-        self._headers_left = max_headers
-        self._is_1_0 = False
+    def __init__(self, block: bytes, max_bytes: int, max_headers: int) -> None:
+        request_line, *lines = block.split(b"\r\n")
+        self.framing: bytes | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
         self._hosts = 0
-        self._length = False
-        self._coding = False
+        self.method, self.target, self.version = read_request_line(request_line, max_bytes)
+        self._read_headers(lines, max_bytes - len(request_line), max_headers)
+        self._check_whole()
 
-    def request_line(self, line: bytes) -> bytes:
-        """Check the request line.
+    def _read_headers(self, lines: list[bytes], bytes_left: int, headers_left: int) -> None:
+        for line in lines:
+            bytes_left -= len(line)
+            headers_left -= 1
+            if bytes_left < 0 or headers_left < 0:
+                raise MalformedHead(431, "head-too-large", "The request has too many or too long headers.")
+            match = _HEADER.fullmatch(line)
+            if match is None:
+                # Also folded lines, bare CR, LF and NUL, and space before the colon.
+                raise MalformedHead(400, "malformed-head", "A header line is malformed.")
+            name, value = match[1], match[2].strip(b" \t")
+            known = name.lower()
+            if known == b"content-length":
+                self._check_length(value)
+                self._frame(line)
+            elif known == b"transfer-encoding":
+                self._check_coding(value)
+                self._frame(line)
+            else:
+                if known == b"host":
+                    self._check_host(value)
+                self.headers.append((name, value))
 
-        :return: the line as Twisted is to see it: octets beyond ASCII, which some clients send as they are and some
-            versions of Twisted refuse, percent-encoded.
-        """
-        self._bytes_left -= len(line)
-        if self._bytes_left < 0:
-            raise uri_too_long()
-        match = _REQUEST_LINE.fullmatch(line)
-        if match is None:
-            raise MalformedHead(400, "malformed-head", "The request line is malformed.")
-        major, minor = match[3], match[4]
-        if major != b"1" or minor not in (b"0", b"1"):
-            raise MalformedHead(505, "unknown-version", "This server speaks HTTP/1.0 and HTTP/1.1.")
-        self._is_1_0 = minor == b"0"
-        return _RAW_OCTET.sub(lambda octet: b"%%%02X" % ord(octet[0]), line)
-
-    def header(self, line: bytes) -> None:
-        """Check one header line."""
-        self._bytes_left -= len(line)
-        self._headers_left -= 1
-        if self._bytes_left < 0 or self._headers_left < 0:
-            raise head_too_large()
-        match = _HEADER.fullmatch(line)
-        if match is None:
-            # Also folded lines, bare CR, LF and NUL, and space before the colon.
-            raise MalformedHead(400, "malformed-head", "A header line is malformed.")
-        name = match[1].lower()
-        if name == b"content-length":
-            self._check_length(match[2].strip(b" \t"))
-        elif name == b"transfer-encoding":
-            self._check_coding(match[2].strip(b" \t"))
-        elif name == b"host":
-            self._check_host(match[2].strip(b" \t"))
-
-    def end(self) -> None:
+    def _check_whole(self) -> None:
         """Check what only the whole head tells."""
-        if self._length and self._coding:
-            raise MalformedHead(400, "malformed-head", "Content-Length and Transfer-Encoding exclude each other.")
-        if self._hosts > 1 or (self._hosts == 0 and not self._is_1_0):
+        if self._hosts > 1 or (self._hosts == 0 and self.version != b"HTTP/1.0"):
             raise MalformedHead(400, "malformed-head", "A request needs exactly one Host header.")
 
     def _check_host(self, value: bytes) -> None:
@@ -107,13 +112,17 @@ class HeadGuard:
         self._hosts += 1
 
     def _check_length(self, value: bytes) -> None:
-        if self._length or _LENGTH.fullmatch(value) is None:
-            raise MalformedHead(400, "malformed-head", "Content-Length must stand once, and be a decimal number.")
-        self._length = True
+        if _LENGTH.fullmatch(value) is None:
+            raise MalformedHead(400, "malformed-head", "Content-Length must be a decimal number.")
 
     def _check_coding(self, value: bytes) -> None:
         if value.lower() != b"chunked":
             raise MalformedHead(501, "unknown-coding", "The only Transfer-Encoding here is chunked.")
-        if self._coding or self._is_1_0:
-            raise MalformedHead(400, "malformed-head", "Transfer-Encoding may stand once, in HTTP/1.1.")
-        self._coding = True
+        if self.version == b"HTTP/1.0":
+            raise MalformedHead(400, "malformed-head", "HTTP/1.0 has no Transfer-Encoding.")
+
+    def _frame(self, line: bytes) -> None:
+        if self.framing is not None:
+            detail = "Content-Length or Transfer-Encoding may stand once, and not beside each other."
+            raise MalformedHead(400, "malformed-head", detail)
+        self.framing = line

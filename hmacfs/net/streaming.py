@@ -21,8 +21,8 @@ What a resource may count on:
 * No connection lives for ever: every phase of it has a bound (:class:`~hmacfs.net.limits.Limits`).
 
 Written for Twisted 22.4 (with the security patches of 2023) and later. Of private names it uses the channel's
-``_command``, ``_path``, ``_version``, ``_networkProducer`` and ``_respondToBadRequestAndDisconnect``, the socket's
-``_tempDataBuffer``, and of private modules that of the PROXY protocol's wrapper.
+``_command``, ``_path``, ``_version``, ``_buffer``, ``_networkProducer`` and ``_respondToBadRequestAndDisconnect``, the
+socket's ``_tempDataBuffer``, and of private modules that of the PROXY protocol's wrapper.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.internet.tcp import Connection
 from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, getChildForRequest
 
 from hmacfs.net.admission import Connections, Excess
 from hmacfs.net.bodies import BodyFailed, MalformedBody, RequestBody
 from hmacfs.net.canned import canned_answer
-from hmacfs.net.heads import HeadGuard, MalformedHead, head_too_large, uri_too_long
+from hmacfs.net.heads import Head, MalformedHead, read_request_line
 from hmacfs.net.limits import Limits
 from hmacfs.net.wheel import Wheel
 
@@ -74,7 +75,7 @@ class StreamingRequest(server.Request):
     """A request that is rendered as soon as its headers have arrived.
 
     :ivar body: ``None`` if there is none: no ``Content-Length``, or 0, and no ``Transfer-Encoding``.
-    :ivar startedAt: when its first line arrived, in seconds of the site's clock.
+    :ivar startedAt: when its first bytes arrived, in seconds of the site's clock.
     :ivar expectsContinue: whether the client waits for ``100 Continue`` before it sends the body. Other expectations
         are left to the resource (RFC 9110 section 10.1.1: 417, or nothing).
     :ivar lost: whether the connection went away before the answer was finished. Nothing can be written any more then,
@@ -85,12 +86,9 @@ class StreamingRequest(server.Request):
     body: RequestBody | None = None
     expectsContinue = False
     lost = False
+    startedAt = -inf
     _rendered = False
     _informed = 0
-
-    def __init__(self, channel: StreamingChannel, *args: Any, **kw: Any) -> None:
-        super().__init__(channel, *args, **kw)
-        self.startedAt = channel.now()
 
     def abort(self) -> None:
         """Cut the connection: the only way to say that an answer which has begun will not become whole.
@@ -141,17 +139,13 @@ class StreamingRequest(server.Request):
         self._rendered = True
         self.method, self.clientproto = method, version
         # RFC 9112 section 3.2.2: a server must take the absolute form as well.
-        target = _ABSOLUTE.sub(b"", uri, count=1)
+        target = uri if uri.startswith(b"/") else _ABSOLUTE.sub(b"", uri, count=1)
         self.uri = target if target.startswith((b"/", b"*")) else b"/" + target
         self.path = self.uri.partition(b"?")[0]
         self.args = {}
-        expectations = self.requestHeaders.getRawHeaders(b"expect")
-        self.expectsContinue = (
-            self.body is not None
-            and version == b"HTTP/1.1"
-            and expectations is not None
-            and expectations[0].lower() == b"100-continue"
-        )
+        if self.body is not None and version == b"HTTP/1.1":
+            expectations = self.requestHeaders.getRawHeaders(b"expect")
+            self.expectsContinue = expectations is not None and expectations[0].lower() == b"100-continue"
         self.process()
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -178,15 +172,19 @@ class StreamingRequest(server.Request):
     # The resource's side
 
     def process(self) -> None:
-        """The stock method, but the headers of every answer wait until one begins: most have theirs ready."""
+        """The stock method, but the headers of every answer wait until one begins: most have theirs ready.
+
+        And nothing is noted for sessions.
+        """
         if self.path == b"*":
             super().process()
             return
         self.site = self.channel.site
         self.prepath = []
-        self.postpath = [unquote_to_bytes(segment) for segment in self.path[1:].split(b"/")]
+        segments = self.path[1:].split(b"/")
+        self.postpath = [unquote_to_bytes(segment) for segment in segments] if b"%" in self.path else segments
         try:
-            self.render(self.site.getResourceFor(self))
+            self.render(getChildForRequest(self.site.resource, self))
         except BaseException:
             self.processingFailed(Failure())
 
@@ -212,16 +210,17 @@ class StreamingRequest(server.Request):
             self._decideWhatFollows()
         super().write(data)
 
-    def beginWith(self, status: int, phrase: bytes, lines: bytes, *, more: bool) -> None:
-        """Begin the answer with a head that is ready, and leave the body to the caller.
+    def beginWith(self, status: int, phrase: bytes, lines: bytes, body: bytes = b"", *, more: bool = False) -> None:
+        """Begin the answer with a head that is ready.
 
         It gets the site's headers, the date, and those that were set on the request. To have Twisted put one together,
         header by header, takes longer than to send a small file.
 
         :param phrase: the words that go with *status*.
-        :param lines: further headers, each with its CRLF, ``Content-Length`` among them. None of them may be among the
-            site's.
-        :param more: whether there is a body, and the caller is about to send it.
+        :param lines: further headers, each with its CRLF, ``Content-Length`` among them if there can be a body. None of
+            them may be among the site's, or those that were set on the request.
+        :param body: the whole body, to go out with the head.
+        :param more: whether the caller is about to send a body.
         """
         self._decideWhatFollows()
         self.setResponseCode(status, phrase)
@@ -231,8 +230,9 @@ class StreamingRequest(server.Request):
             for name, values in self.responseHeaders.getAllRawHeaders()
             for value in values
         ]
-        head = (self.clientproto, status, phrase, self.channel.site.headerLines, lines, b"".join(set_here))
-        self.channel.writeHead(b"%b %d %b\r\n%b%b%b\r\n" % head, more=more)
+        head = (self.clientproto, status, phrase, self.channel.site.headerLines, b"".join(set_here), lines)
+        self.sentLength += len(body)
+        self.channel.writeHead(b"%b %d %b\r\n%b%b%b\r\n" % head + body, more=more)
 
     def finishWith(self, status: int, answer: Callable[[bool], bytes]) -> None:
         """Answer with a whole response that somebody else has made, and finish.
@@ -272,7 +272,7 @@ class _Phase(Enum):
 
     NEW = "accepted; nothing has arrived"
     IDLE = "waits for a request"
-    HEAD = "a request's head arrives"
+    HEAD = "some of a request's head is there"
     REQUEST = "a request is with its resource, its body may arrive"
     DRAINING = "answered; the rest of the body is skipped, then the connection goes on"
     ANSWERING = "an answer is being written after which the connection closes; what arrives is thrown away"
@@ -281,6 +281,9 @@ class _Phase(Enum):
     CLOSING = "closed by us, for what is left to be sent"
     CLOSED = "gone"
 
+    #: That of Enum is a function in Python, called wherever a phase is looked up in a set.
+    __hash__ = object.__hash__
+
 
 #: Phases in which what arrives is thrown away.
 _DISCARDING = frozenset({_Phase.ANSWERING, _Phase.LINGERING})
@@ -288,6 +291,8 @@ _DISCARDING = frozenset({_Phase.ANSWERING, _Phase.LINGERING})
 _DEAF = _DISCARDING | {_Phase.TURNED_AWAY, _Phase.CLOSING, _Phase.CLOSED}
 #: Phases in which a peer waits for an answer, or for the rest of one.
 _OWING = frozenset({_Phase.HEAD, _Phase.REQUEST, _Phase.ANSWERING, _Phase.CLOSING})
+#: Phases in which a request's head is to come, or the rest of it.
+_AWAITING = frozenset({_Phase.IDLE, _Phase.HEAD})
 #: Phases in which nothing of a request has arrived.
 _VACANT = frozenset({_Phase.NEW, _Phase.IDLE})
 #: Phases in which HTTPChannel knows nothing of the connection yet.
@@ -302,12 +307,19 @@ class StreamingChannel(HTTPChannel):
 
     site: StreamingSite
     requests: list[StreamingRequest]
+    requestFactory = StreamingRequest
+
+    #: To LineReceiver a head is one line, which ends with an empty one.
+    delimiter = b"\r\n\r\n"
+    MAX_LENGTH = HTTPChannel.totalHeadersSize + 2 * (HTTPChannel.maxHeaders + 2)
 
     _log = Logger()
     _phase = _Phase.NEW
     _deadline = inf
-    _guard: HeadGuard | None = None
     _bodyHeld = False
+    #: When the first bytes of the latest request arrived, and whether its first line was looked at before the others.
+    _begunAt = -inf
+    _isLineChecked = False
     #: Whether the peer says by the PROXY protocol for whom it speaks.
     _isAnnounced = False
     #: Since when the transport takes no more of an answer.
@@ -355,9 +367,10 @@ class StreamingChannel(HTTPChannel):
         if self._phase in _DEAF:
             self._discard(len(data))
             return
-        if self._phase is _Phase.IDLE:
-            self._enterHead()
-        super().dataReceived(data)
+        # Past HTTPChannel's, which would see to its timer.
+        LineReceiver.dataReceived(self, data)
+        if self._buffer and self._phase in _AWAITING:
+            self._beginningReceived()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._enter(_Phase.CLOSED)
@@ -417,31 +430,61 @@ class StreamingChannel(HTTPChannel):
     # LineReceiver
 
     def lineReceived(self, line: bytes) -> None:
+        """A whole head is there: a line that ends with an empty one."""
         if self._phase in _DEAF:
             return
+        if self._phase is _Phase.IDLE:
+            self._beginHead()
+        # One empty line may precede a request (RFC 9112 section 2.2).
+        block = line.removeprefix(b"\r\n")
         try:
-            line = self._checkLine(line)
+            head = Head(block, self.totalHeadersSize, self.maxHeaders)
         except MalformedHead as malformed:
             self._refuse(malformed)
         else:
-            super().lineReceived(line)
+            self._headReceived(head)
 
-    def _checkLine(self, line: bytes) -> bytes:
+    #: Of what is too long to be a head, the first line with something wrong says what.
+    lineLengthExceeded = lineReceived
+
+    def _beginHead(self) -> None:
+        """The first of a request is there."""
+        self._begunAt = self.now()
+        self._isLineChecked = False
+        self.site.connections.works(self)
+
+    def _beginningReceived(self) -> None:
+        """Some of a head is there, and not all of it: its first line may be.
+
+        Who speaks another protocol waits for an answer to that one, and never ends the head.
+        """
         if self._phase is _Phase.IDLE:
-            self._enterHead()
-        if self._guard is None:
-            if line:  # else the one empty line that may precede a request (RFC 9112 section 2.2)
-                self._guard = HeadGuard(self.totalHeadersSize, self.maxHeaders)
-                line = self._guard.request_line(line)
-        elif line:
-            self._guard.header(line)
-        else:
-            self._guard.end()
-            self._guard = None
-        return line
+            self._beginHead()
+            self._enter(_Phase.HEAD, self.site.limits.header_timeout_s)
+        line, isWhole, _ = self._buffer.removeprefix(b"\r\n").partition(b"\r\n")
+        if isWhole and not self._isLineChecked:
+            self._isLineChecked = True
+            try:
+                read_request_line(line, self.totalHeadersSize)
+            except MalformedHead as malformed:
+                self._refuse(malformed)
 
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self._refuse(uri_too_long() if self._guard is None else head_too_large())
+    def _headReceived(self, head: Head) -> None:
+        """What HTTPChannel does with the lines of a head, but for its own look at each of them."""
+        request = self.requestFactory(self)
+        request.startedAt = self._begunAt
+        self.requests.append(request)
+        self._command, self._path, self._version = head.method, head.target, head.version
+        for name, value in head.headers:
+            request.requestHeaders.addRawHeader(name, value)
+        # That one finds the decoder for the body.
+        if head.framing is not None and not self.headerReceived(head.framing):
+            return
+        self.allHeadersReceived()
+        if self.length == 0:
+            self.allContentReceived()
+        else:
+            self.setRawMode()
 
     def rawDataReceived(self, data: bytes) -> None:
         if self._phase in _DEAF:
@@ -582,7 +625,7 @@ class StreamingChannel(HTTPChannel):
         return found
 
     def writeHead(self, head: bytes, *, more: bool) -> None:
-        """Write the head of an answer, into the socket where that has room.
+        """Write an answer from its head on, into the socket where that has room.
 
         The transport would have the reactor watch the socket, and write in its next turn.
 
@@ -696,12 +739,11 @@ class StreamingChannel(HTTPChannel):
 
     def _enter(self, phase: _Phase, timeout_s: float = inf) -> None:
         self._phase = phase
-        self._deadline = inf if timeout_s == inf else self.now() + timeout_s
-        self.site.wheel.file(self, self._deadline)
-
-    def _enterHead(self) -> None:
-        self.site.connections.works(self)
-        self._enter(_Phase.HEAD, self.site.limits.header_timeout_s)
+        if timeout_s == inf:
+            self._deadline = inf
+        else:
+            self._deadline = self.now() + timeout_s
+            self.site.wheel.file(self, self._deadline)
 
     def checkTime(self, now: float) -> float:
         """Called by the wheel: end what has taken too long.
@@ -808,7 +850,7 @@ class StreamingSite(server.Site):
         self.limits = limits or Limits()
         self.headers = tuple(headers)
         self._lines = b"".join(b"%b: %b\r\n" % header for header in self.headers)
-        self._date = b""
+        self._datedLines = self._date = b""
         self._datedAt = -inf
         self.channels: set[StreamingChannel] = set()
         self.isLeaving = False
@@ -818,19 +860,21 @@ class StreamingSite(server.Site):
     @property
     def headerLines(self) -> bytes:
         """Date and :attr:`headers`, as they stand in an answer."""
-        return b"Date: %b\r\n%b" % (self._today(), self._lines)
+        self._lookAtTheClock()
+        return self._datedLines
 
     @property
     def commonHeaders(self) -> Sequence[tuple[bytes, bytes]]:
         """The same, one by one."""
-        return ((b"Date", self._today()), *self.headers)
+        self._lookAtTheClock()
+        return ((b"Date", self._date), *self.headers)
 
-    def _today(self) -> bytes:
+    def _lookAtTheClock(self) -> None:
         second = int(time())
         if second != self._datedAt:
             self._datedAt = second
             self._date = datetimeToString(second)
-        return self._date
+            self._datedLines = b"Date: %b\r\n%b" % (self._date, self._lines)
 
     def closeIdle(self) -> None:
         """Close the connections on which nothing of a request has arrived."""

@@ -40,6 +40,8 @@ class Wheel:
     _log = Logger()
 
     def __init__(self, reactor: IReactorTime) -> None:
+        #: The time in seconds, by the reactor's clock. Asked for at every step of every request.
+        self.now = reactor.seconds
         self._reactor = reactor
         self._filed: dict[Timed, int] = {}
         self._slots: dict[int, set[Timed]] = {}
@@ -52,13 +54,10 @@ class Wheel:
         """How many things are filed."""
         return len(self._filed)
 
-    def now(self) -> float:
-        """The time in seconds, by the reactor's clock."""
-        return self._reactor.seconds()
-
     def file(self, timed: Timed, at: float) -> None:
         """Visit *timed* in the second of *at*, or when it is already filed for, if that is sooner."""
-        if at != inf:
+        if at != inf and self._filed.get(timed, inf) > at:
+            self._take_out(timed)
             self._put(timed, floor(at))
 
     def drop(self, timed: Timed) -> None:
@@ -69,11 +68,6 @@ class Wheel:
             self._next = None
 
     def _put(self, timed: Timed, slot: int) -> None:
-        filed = self._filed.get(timed)
-        if filed is not None:
-            if filed <= slot:
-                return
-            self._take_out(timed)
         self._filed[timed] = slot
         if slot not in self._slots:
             self._slots[slot] = set()
@@ -112,4 +106,4 @@ class Wheel:
             return
         if again != inf:
             # What is due later in this second is visited in the next tick.
-            self._put(timed, max(floor(again), current + 1))
+            self.file(timed, max(again, current + 1))

@@ -37,7 +37,7 @@ _REMEMBERED: Final = 4096
 _REMEMBERED_BYTES: Final = 512
 
 
-@frozen
+@frozen(cache_hash=True)
 class Facts:
     """What is known of a stored file beside its bytes.
 

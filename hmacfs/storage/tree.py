@@ -101,18 +101,15 @@ class Tree:
         fd = self._root_fd
         try:
             for segment in path.segments[:-1]:
-                below = os.open(segment, _PASS, dir_fd=fd)
-                above, fd = fd, below
-                self._leave(above)
+                above, fd = fd, os.open(segment, _PASS, dir_fd=fd)
                 if above == self._root_fd:
                     self._refuse_own(fd)
-            return last(path.name, fd)
+                else:
+                    os.close(above)
+            return last(path.segments[-1], fd)
         finally:
-            self._leave(fd)
-
-    def _leave(self, fd: int) -> None:
-        if fd != self._root_fd:
-            os.close(fd)
+            if fd != self._root_fd:
+                os.close(fd)
 
     def _refuse_own(self, fd: int) -> None:
         status = os.fstat(fd)

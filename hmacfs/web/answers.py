@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from attrs import field, frozen
@@ -47,23 +47,20 @@ class Answer:
     body: bytes = b""
 
 
-def set_head(request: StreamingRequest, status: int, headers: Iterable[tuple[str, str]]) -> None:
-    """Set status and headers of *request*'s answer, beside those that every answer of its site carries."""
-    # Twisted has no words for some of them, 429 and 451 among them.
-    request.setResponseCode(status, phrase(status).encode())
-    response = request.responseHeaders
-    for name, value in headers:
-        response.setRawHeaders(name, [value])
-
-
 def write_answer(request: StreamingRequest, answer: Answer) -> None:
     """Send *answer* and finish *request*."""
-    set_head(request, answer.status, answer.headers.items())
+    lines = [_line(name, value) for name, value in answer.headers.items()]
     if answer.status not in NO_BODY_CODES:
-        request.setHeader(b"content-length", b"%d" % len(answer.body))
-    if request.method != b"HEAD" and answer.body:
-        request.write(answer.body)
+        lines.append(f"Content-Length: {len(answer.body)}\r\n")
+    body = b"" if request.method == b"HEAD" else answer.body
+    request.beginWith(answer.status, phrase(answer.status).encode(), "".join(lines).encode(), body)
     request.finish()
+
+
+def _line(name: str, value: str) -> str:
+    """A header, which stays one whatever is in its value."""
+    clean = value.replace("\r", " ").replace("\n", " ")
+    return f"{name}: {clean}\r\n"
 
 
 def refusal(refused: Refused, accept: bytes | None) -> Answer:

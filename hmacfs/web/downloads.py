@@ -88,7 +88,10 @@ class Downloads:
         async def attempt() -> OpenFile | None:
             return self._store.open_file(path)
 
-        return await self._retries.run("read", attempt)
+        try:
+            return self._store.open_file(path)
+        except OSError as failed:
+            return await self._retries.run("read", attempt, failed)
 
     async def _serve(self, request: HmacfsRequest, stored: OpenFile, path: SlotPath) -> Answer | None:
         now = self._now()

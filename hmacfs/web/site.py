@@ -72,13 +72,29 @@ class Notes:
 class HmacfsRequest(StreamingRequest):
     """A request with room for notes."""
 
+    #: Who sent it, once somebody has asked: :meth:`HmacfsSite.sender_of`.
+    sender: ClientAddress | None = None
+    #: Whom the door counts it for while it is in progress, if it does.
+    counted_for: str | None = None
+
     def __init__(self, channel: StreamingChannel, *args: Any, **kw: Any) -> None:
         super().__init__(channel, *args, **kw)
         self.notes = Notes()
-        #: Who sent it, once somebody has asked: :meth:`HmacfsSite.sender_of`.
-        self.sender: ClientAddress | None = None
-        #: Whom the door counts it for while it is in progress, if it does.
-        self.counted_for: str | None = None
+
+    @property
+    def outcome(self) -> int:
+        """The status that it is logged and counted with, once it is over."""
+        return CLIENT_GONE if self.lost else self.code
+
+    @property
+    def reason(self) -> str:
+        """Why it came to nothing, one hyphenated word; empty if it didn't."""
+        return self.notes.reason or ("client-gone" if self.lost else "")
+
+    @property
+    def received_bytes(self) -> int:
+        """How much of its body has arrived, in bytes."""
+        return 0 if self.body is None else self.body.received
 
     def process(self) -> None:
         site = self.channel.site
@@ -116,7 +132,7 @@ class HmacfsRequest(StreamingRequest):
 class HmacfsSite(StreamingSite):
     """See the module.
 
-    :param access_log: takes one entry for each request.
+    :param access_log: takes one entry for each request; ``None`` where nobody reads them.
     :param metrics: ``None`` where requests aren't counted.
     :param always: the headers of every answer.
     :param in_progress: counts the requests of clients behind trusted proxies.
@@ -138,7 +154,7 @@ class HmacfsSite(StreamingSite):
         reactor: IReactorTime,
         limits: Limits,
         addresses: ClientAddresses,
-        access_log: Callable[[RequestEntry], None],
+        access_log: Callable[[RequestEntry], None] | None,
         metrics: Metrics | None,
         always: Iterable[tuple[str, str]] = ALWAYS,
         connections: Connections | None = None,
@@ -202,16 +218,14 @@ class HmacfsSite(StreamingSite):
                 self._metrics.count_request(request.method.decode("ascii", "replace"), request.code)
             return
         sender = self.sender_of(request)
-        entry = self._entry(request, sender)
+        if sender.headers_ignored and not self._warned_of_headers:
+            self._warn_of_headers(sender)
+        if request.notes.reason:
+            self.door.failed(sender, request.notes.reason)
         if self._metrics is not None:
-            self._count(self._metrics, entry, request.notes)
-        self.door.failed(sender, request.notes.reason)
-        remark, request.notes.remark = request.notes.remark, None
-        if remark is None:
-            self._access_log(entry)
-        else:
-            remark.addErrback(lambda failure: self._log.failure("no explanation was found", failure))
-            remark.addCallback(lambda text: self._access_log(entry.with_remark(text or "")))
+            self._count(self._metrics, request)
+        if self._access_log is not None:
+            self._write_down(self._access_log, request, sender)
 
     def malformedRequest(self, channel: StreamingChannel, status: int, reason: str) -> None:
         if self._metrics is not None:
@@ -221,55 +235,66 @@ class HmacfsSite(StreamingSite):
             return
         client = self._addresses.resolve(channel.getPeer(), Headers())
         self.door.failed(client, reason)
-        self._access_log(
-            RequestEntry(
-                client=client.host,
-                method="-",
-                path="-",
-                status=status,
-                received_bytes=0,
-                sent_bytes=0,
-                seconds=0.0,
-                reason=reason,
+        if self._access_log is not None:
+            self._access_log(
+                RequestEntry(
+                    client=client.host,
+                    method="-",
+                    path="-",
+                    status=status,
+                    received_bytes=0,
+                    sent_bytes=0,
+                    seconds=0.0,
+                    reason=reason,
+                )
             )
+
+    def _warn_of_headers(self, client: ClientAddress) -> None:
+        self._warned_of_headers = True
+        self._log.warn(
+            "{peer} sent X-Forwarded-For, X-Real-IP or Forwarded and is not believed, as it isn't in TrustedProxies."
+            " If it is your proxy, add it; this is said once.",
+            peer=client.host,
         )
 
-    def _entry(self, request: HmacfsRequest, client: ClientAddress) -> RequestEntry:
-        if client.headers_ignored and not self._warned_of_headers:
-            self._warned_of_headers = True
-            self._log.warn(
-                "{peer} sent X-Forwarded-For, X-Real-IP or Forwarded and is not believed, as it isn't in TrustedProxies."
-                " If it is your proxy, add it; this is said once.",
-                peer=client.host,
-            )
+    def _write_down(
+        self, access_log: Callable[[RequestEntry], None], request: HmacfsRequest, client: ClientAddress
+    ) -> None:
         notes = request.notes
-        return RequestEntry(
+        entry = RequestEntry(
             client=client.host,
             method=request.method.decode("ascii", "replace"),
             path=_shown(request.path).decode("ascii", "backslashreplace"),
-            status=CLIENT_GONE if request.lost else request.code,
-            received_bytes=0 if request.body is None else request.body.received,
+            status=request.outcome,
+            received_bytes=request.received_bytes,
             sent_bytes=request.sentLength,
             seconds=self.wheel.now() - request.startedAt,
-            reason=notes.reason or ("client-gone" if request.lost else ""),
+            reason=request.reason,
             session=notes.session,
             resumed_at=notes.resumed_at,
         )
+        remark, notes.remark = notes.remark, None
+        if remark is None:
+            access_log(entry)
+        else:
+            remark.addErrback(lambda failure: self._log.failure("no explanation was found", failure))
+            remark.addCallback(lambda text: access_log(entry.with_remark(text or "")))
 
-    def _count(self, metrics: Metrics, entry: RequestEntry, notes: Notes) -> None:
-        metrics.count_request(entry.method, entry.status)
-        if entry.received_bytes:
-            metrics.received_bytes.inc(entry.received_bytes)
-        if entry.sent_bytes:
-            metrics.sent_bytes.inc(entry.sent_bytes)
+    def _count(self, metrics: Metrics, request: HmacfsRequest) -> None:
+        notes, reason, status = request.notes, request.reason, request.outcome
+        metrics.count_request(request.method.decode("ascii", "replace"), status)
+        if request.received_bytes:
+            metrics.received_bytes.inc(request.received_bytes)
+        if request.sentLength:
+            metrics.sent_bytes.inc(request.sentLength)
         if notes.stored:
             metrics.uploads.inc()
-            metrics.upload_duration.observe(entry.seconds)
-        elif entry.reason:
-            errors = metrics.download_errors if entry.method in ("GET", "HEAD") else metrics.upload_errors
-            errors.labels(entry.reason).inc()
-        elif entry.method == "GET" and entry.status in _DOWNLOADS:
-            metrics.count_download("offloaded" if notes.offloaded else _DOWNLOADS[entry.status])
+            metrics.upload_duration.observe(self.wheel.now() - request.startedAt)
+        elif reason:
+            errors = metrics.download_errors if request.method in (b"GET", b"HEAD") else metrics.upload_errors
+            errors.labels(reason).inc()
+        elif request.method == b"GET" and status in _DOWNLOADS:
+            metrics.count_download("offloaded" if notes.offloaded else _DOWNLOADS[status])
 
 
 def _shown(path: bytes) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Final
+
 from hmacfs.errors import Refused
 from hmacfs.keeping.asked import AskedDeletions
 from hmacfs.storage.names import SlotPath
@@ -13,6 +16,9 @@ from hmacfs.web.dialects.sessions import Sessions, echo_session, refuse_forms
 from hmacfs.web.downloads import Downloads
 from hmacfs.web.entrance import Entrance
 from hmacfs.web.site import HmacfsRequest
+
+#: How many paths are remembered with the segments of their URLs, which are decoded and checked at every request else.
+_REMEMBERED_PATHS: Final = 1024
 
 
 class SlotResource(AsyncResource):
@@ -124,7 +130,10 @@ def _path(request: HmacfsRequest) -> SlotPath:
     twisted.web's own segments won't do: they were decoded after the path was split, so that an encoded slash is a slash.
     """
     segments = request.path[1:].split(b"/")
-    return SlotPath.from_url(segments[len(request.prepath or ()) :])
+    return _remembered(tuple(segments[len(request.prepath or ()) :]))
+
+
+_remembered = lru_cache(_REMEMBERED_PATHS)(SlotPath.from_url)
 
 
 def _not_found() -> Refused:

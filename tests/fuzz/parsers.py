@@ -20,7 +20,7 @@ from hmacfs.access.keys import Keyring, Secret
 from hmacfs.access.query import parse_query
 from hmacfs.config import KEYS, Config, ConfigError, load
 from hmacfs.errors import Refused
-from hmacfs.net.heads import HeadGuard, MalformedHead
+from hmacfs.net.heads import Head, MalformedHead
 from hmacfs.storage.facts import Facts
 from hmacfs.storage.names import MAX_PATH_BYTES, MAX_SEGMENT_BYTES, OWN_DIRECTORY, SlotPath
 from hmacfs.units import MAX_DURATION_S, MAX_SIZE_BYTES, UnitError, parse_duration, parse_size
@@ -326,17 +326,12 @@ def _make_head(random: Random) -> bytes:
 
 
 def _parse_head(data: bytes) -> None:
-    guard = HeadGuard(16384, 500)
-    first, *lines = data.split(b"\r\n")
     try:
-        seen = guard.request_line(first)
-        for line in lines:
-            guard.header(line)
-        guard.end()
+        head = Head(data, 16384, 500)
     except MalformedHead as malformed:
         must(malformed.status in (400, 414, 431, 501, 505), "refused with", malformed.status)
         return
-    must(seen.isascii(), "octets beyond ASCII")
+    must(head.target.isascii(), "octets beyond ASCII")
     # What it lets through is a request to those who take RFC 9112 by the letter, too.
     requests, _ = read_requests(data + b"\r\n\r\n")
     must(len(requests) == 1, "not one request but", len(requests))

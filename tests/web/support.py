@@ -28,7 +28,7 @@ from hmacfs.net.limits import Limits
 from hmacfs.net.threads import InlineThreads, Threads
 from hmacfs.storage.disk import Disk
 from hmacfs.storage.names import SlotPath
-from hmacfs.storage.promises import Unshared
+from hmacfs.storage.promises import Circle
 from hmacfs.storage.space import Reservations
 from hmacfs.storage.store import Store, StoredFile
 from hmacfs.uploads.embedded import EmbeddedUploadState
@@ -200,7 +200,7 @@ class Server:
             cast(IUploadState, self.state),
             server_key(store.own_directory),
             means,
-            reservations=Reservations(free_bytes or (lambda: 1 << 40), min_free_bytes, clock, Unshared()),
+            reservations=Reservations(free_bytes or (lambda: 1 << 40), min_free_bytes, clock, Circle().join()),
             quotas=self._make_quotas(quota_limits or QuotaLimits()),
             now=clock.seconds,
             hash_all=hash_all,
@@ -251,7 +251,7 @@ class Server:
             delete=self._deleting("quota").delete,
             is_kept=lambda _entry, _now: False,
             flush=self.indexing.flush,
-            promises=Unshared(),
+            promises=Circle().join(),
             clock=self.clock,
             threads=self.threads,
             now=self.clock.seconds,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import NOT_DONE_YET
 
 from hmacfs.errors import Refused
-from hmacfs.web.answers import refusal
+from hmacfs.net.streaming import StreamingRequest
+from hmacfs.web.answers import Answer, refusal, write_answer
+from tests.net.wire import OPEN, connect, get, put
 
 TOO_LARGE = Refused(
     413, "too-large", "Up to 10 MB.", {"Retry-After": "5"}, {"type": "https://example.org/large", "limit": 10_000_000}
@@ -60,3 +64,48 @@ class RefusalTests(SynchronousTestCase):
         detail = detail.encode("utf-8", "replace").decode()
         body = refusal(Refused(400, "bad", detail), accept).body
         self.assertEqual(json.loads(body)["detail"] if accept else body.decode()[5:-1], detail)
+
+
+class WriteAnswerTests(SynchronousTestCase):
+    """From an answer to what is sent."""
+
+    def ask(self, answer: Answer, *requests: bytes) -> tuple[Any, Any]:
+        """The connection and the site, after *requests* that are answered like that."""
+
+        def write(request: StreamingRequest) -> Any:
+            request.setHeader(b"x-session-token", b"token")
+            write_answer(request, answer)
+            return NOT_DONE_YET
+
+        wire, site, _ = connect(write)
+        wire.send(*requests)
+        return wire, site
+
+    def test_whole(self) -> None:
+        """Status, headers of the answer, of the request and of the site, length and body; and the connection goes on."""
+        wire, site = self.ask(Answer(460, {"X-A": "b"}, b"body"), get(), put(b"abc"), get())
+        for answer in wire.answers("GET", "PUT", "GET"):
+            self.assertEqual((answer.status, answer.body), (460, b"body"))
+            shown = {name: answer.headers[name] for name in ("x-a", "x-session-token", "content-length")}
+            self.assertEqual(shown, {"x-a": "b", "x-session-token": "token", "content-length": "4"})
+            self.assertIn("date", answer.headers)
+        self.assertEqual((wire.end, [request.sentLength for request in site.finished]), (OPEN, [4] * 3))
+
+    def test_to_head(self) -> None:
+        """The length that the body would have."""
+        wire, site = self.ask(Answer(404, {}, b"body"), get(method=b"HEAD"), get())
+        self.assertEqual([answer.body for answer in wire.answers("HEAD", "GET")], [b"", b"body"])
+        self.assertEqual([request.sentLength for request in site.finished], [0, 4])
+
+    def test_without_body(self) -> None:
+        """A 204 has no length (RFC 9110 section 8.6), a 201 says that it is 0."""
+        wire, _ = self.ask(Answer(204), get())
+        self.assertNotIn("content-length", wire.answer().headers)
+        wire, _ = self.ask(Answer(201), get())
+        self.assertEqual(wire.answer().headers["content-length"], "0")
+
+    def test_line_break(self) -> None:
+        """Whatever is in a value, it ends no header."""
+        wire, _ = self.ask(Answer(200, {"X-A": "b\r\nX-C: d"}), get())
+        self.assertEqual(wire.answer().headers["x-a"], "b  X-C: d")
+        self.assertNotIn("x-c", wire.answer().headers)

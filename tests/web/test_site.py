@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
+from prometheus_client import CollectorRegistry
+
+from hmacfs.access.addresses import ClientAddresses
 from hmacfs.logs import text_line
+from hmacfs.metrics import Metrics
 from hmacfs.net.limits import Limits
-from tests.net.wire import Answer
+from hmacfs.web.site import HmacfsSite
+from tests.net.wire import Answer, Wire
 from tests.uploads.test_beside import HeldThreads
 from tests.web.support import NOW, PATH, TOKEN, URL, Server, ServerTestCase, bearer, request, url, v
 
@@ -79,6 +84,28 @@ class EntryTests(ServerTestCase):
             self.server.connect(data)
             self.assertEqual(self.line(), f"- - {status} {reason} from 192.0.2.1")
             self.assertEqual(self.server.metric("malformed_requests_total", reason=reason), counted + 1)
+
+    def test_nobody_reads(self) -> None:
+        """Where requests aren't logged, they are answered and counted all the same, and so is what is no request."""
+        registry = CollectorRegistry()
+        site = HmacfsSite(
+            self.server.root,
+            reactor=self.clock,
+            limits=Limits(),
+            addresses=ClientAddresses([]),
+            access_log=None,
+            metrics=Metrics(registry),
+        )
+        wire = Wire(site)
+        wire.send(request("GET", URL), request("PUT", url(PATH), None, CONTENT), b"garbage\r\n\r\n")
+        self.assertEqual([answer.status for answer in wire.answers()], [404, 403, 400])
+
+        def counted(name: str, **labels: str) -> float | None:
+            return registry.get_sample_value(f"hmac_file_server_{name}_total", labels)
+
+        self.assertEqual(counted("requests", method="GET", status="404"), 1)
+        self.assertEqual(counted("upload_errors", reason="missing-signature"), 1)
+        self.assertEqual(counted("malformed_requests", reason="malformed-head"), 1)
 
     def test_pipelined(self) -> None:
         """Each its own."""
