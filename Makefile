@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3.
 	$(shell $(python) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 		&& command -v $(python))))
 
-.PHONY: help run test lint fuzz bench format man docs dist deb deb-test clean
+.PHONY: help run test lint fuzz bench format man docs dist deb deb-test peers-test clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -24,6 +24,7 @@ help:
 	@echo 'make dist    source archive and wheel, in dist/'
 	@echo 'make deb     Debian packages for the release that runs here, in dist/deb/ (apt-get build-dep . brings what it needs)'
 	@echo 'make deb-test  installs, uses, upgrades, removes and purges them in a clean root (as root on Debian)'
+	@echo 'make peers-test  some of the tests, with Debian 13'"'"'s Prosody, ejabberd and Redis (as root on Debian)'
 	@echo 'make clean   remove everything that the others have made, except data/'
 
 run: $(VENV)/.installed data/secret
@@ -81,6 +82,10 @@ $(TXREDISAPI): $(VENV)/.installed
 deb-test: $(if $(RELEASE),$(TXREDISAPI),deb)
 	$(VENV)/bin/python -m tests.package $(if $(REPORT),--report $(REPORT)) \
 		$(if $(RELEASE),--release $(RELEASE) --build $(TXREDISAPI),dist/deb/*.deb)
+
+# RELEASE=sid takes those of that release. REPORT=FILE keeps the last line.
+peers-test: $(VENV)/.developing
+	$(VENV)/bin/python -m tests.package.peers $(if $(RELEASE),--release $(RELEASE)) $(if $(REPORT),--report $(REPORT))
 
 clean:
 	rm -rf $(VENV) .venv-debian .venv-24.11 build dist *.egg-info _trial_temp* .hypothesis .node .mypy_cache .ruff_cache .import_linter_cache
