@@ -19,13 +19,15 @@ from typing import Any, Final
 from attrs import evolve, frozen
 from twisted.logger import (
     FilteringLogObserver,
+    ILogFilterPredicate,
     ILogObserver,
     LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
+    PredicateResult,
     formatEvent,
 )
-from zope.interface import implementer
+from zope.interface import implementer, provider
 
 from hmacfs.errors import StartError
 from hmacfs.units import human_duration, human_size
@@ -58,6 +60,9 @@ _OLD_KEYS: Final = frozenset({"failure", "format", "isError", "message", "system
 
 #: The journal's names of our levels (sd-daemon(3)).
 _PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warn": "<4>", "error": "<3>", "critical": "<2>"}
+
+#: What Twisted says of each socket that begins to listen, or ends. Which addresses those are, we say in one line.
+_ABOUT_PORTS: Final = re.compile(r"\S+(?: \(TLS\))? starting on .+|\(.+ Port .+ Closed\)")
 
 #: Of these, one is in every text with a secret. To look for them takes a fraction of what the next takes.
 _HINTS: Final = ("v=", "v2", "v3", "v%3d", "v'", 'v"', "v\\", "token", "bearer", "eyj", "://")
@@ -371,6 +376,14 @@ def _about_descriptors(event: LogEvent) -> LogEvent:
     }
 
 
+@provider(ILogFilterPredicate)
+def _unless_about_ports(event: LogEvent) -> Any:
+    """For a filter: not what matches :data:`_ABOUT_PORTS`."""
+    if event.get("log_namespace") == "log_legacy" and _ABOUT_PORTS.fullmatch(str(event.get("log_text"))):
+        return PredicateResult.no
+    return PredicateResult.maybe
+
+
 def logs_requests(level: str) -> bool:
     """Whether requests are logged at a level, one of :data:`LEVELS`: they are ``info``."""
     return LEVELS.index(level) <= LEVELS.index("info")
@@ -405,9 +418,10 @@ class Logs:
         self._form = _Json(now) if form == "json" else _Text(now, in_journal=file is None and _is_journal(stdout))
         self._requests = logs_requests(level)
         lowest = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
+        filters = [lowest] if level == "debug" else [lowest, _unless_about_ports]
         #: For twistd: what every event goes through.
         self.observer: ILogObserver = FilteringLogObserver(
-            Sparing(Observer(self._sink, self._form.event), clock), [lowest]
+            Sparing(Observer(self._sink, self._form.event), clock), filters
         )
 
     @property

@@ -308,6 +308,22 @@ class LevelTests(FileCase):
         self.assertIn("a error event", text)
         self.assertIn("a critical event", text)
 
+    def test_ports(self) -> None:
+        """What Twisted says of each socket that listens is for those who look for a fault in it."""
+        for level, times in (("info", 0), ("debug", 1)):
+            logs, _ = self.open(level)
+            events = LogPublisher(logs.observer)
+            old = OldLogPublisher(events, events)
+            for text in (
+                "HmacfsSite (TLS) starting on 8080",
+                "(TCP Port 8080 Closed)",
+                "Factory starting on '/run/x y'",
+            ):
+                old.msg(text)
+                self.assertEqual(self.path.read_text().count(text), times)
+            old.msg("Everything is starting on the wrong foot")
+            self.assertIn("foot", self.path.read_text())
+
 
 class JsonTests(FileCase):
     """A log for programs."""
