@@ -7,6 +7,7 @@ neighbouring runs.
 from __future__ import annotations
 
 import argparse
+import compileall
 import resource
 import shutil
 import signal
@@ -222,6 +223,12 @@ def _raise_descriptors() -> None:
         return
 
 
+def _write_bytecode() -> None:
+    """Compile hmacfs, as pip and dpkg do when they install it. Where ``PYTHONDONTWRITEBYTECODE`` is set, as it is in many
+    containers, a checkout's would be compiled by every process that is started."""
+    compileall.compile_dir(Path(__file__).resolve().parents[1] / "hmacfs", quiet=1)
+
+
 def main() -> None:
     options = _options()
     for program in ("wrk", "curl"):
@@ -229,6 +236,7 @@ def main() -> None:
             raise SystemExit(f"{program} is not installed (in Debian: apt install {program})")
     chosen = options.only or (SECTIONS if options.quick else _BESIDE_PEERS)
     _raise_descriptors()
+    _write_bytecode()
     # The servers end with us, however we do.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     page = options.write.read_text(encoding="utf-8") if options.write is not None else ""
