@@ -11,6 +11,7 @@ from twisted.python import usage
 from hmacfs.config import Config, load
 from hmacfs.errors import StartError
 from hmacfs.net.cores import processes
+from hmacfs.net.heap import loading
 
 
 class Options(usage.Options):
@@ -36,8 +37,8 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """What twistd calls."""
-    from twisted.internet import reactor
-
+    with loading():
+        from twisted.internet import reactor
     typed: Any = reactor
     # Its timers would go by the clock on the wall. When somebody sets that, all of them would be due at once, or for days
     # none.
@@ -52,10 +53,10 @@ def _service(config: Config, reactor: Any) -> IService:
     """For one process, or for several."""
     number = processes(config.num_cores)
     if number == 1:
-        from hmacfs.service import HmacfsService
-
+        with loading():
+            from hmacfs.service import HmacfsService
         return HmacfsService(config, reactor)
     # It does without all that serves.
-    from hmacfs.supervising import SupervisorService
-
+    with loading():
+        from hmacfs.supervising import SupervisorService
     return SupervisorService(config, reactor, number)

@@ -21,22 +21,26 @@ def main() -> None:
     if "LISTEN_FDS" in os.environ:
         # systemd's sockets have come to us by our parent (sd_listen_fds(3)).
         os.environ["LISTEN_PID"] = str(os.getpid())
-    from hmacfs.net.orders import read_brief
+    from hmacfs.net.heap import loading
 
+    with loading():
+        from hmacfs.net.orders import read_brief
     brief = read_brief()
     if brief is not None:
         _serve(brief)
 
 
 def _serve(brief: bytes) -> None:
-    from twisted.internet import reactor
-    from twisted.logger import globalLogBeginner
+    from hmacfs.net.heap import loading
 
-    from hmacfs.errors import StartError
-    from hmacfs.net.orders import Order, Supervisor
-    from hmacfs.seat import Seat, unpacked_keyring
-    from hmacfs.service import HmacfsService
+    with loading():
+        from twisted.internet import reactor
+        from twisted.logger import globalLogBeginner
 
+        from hmacfs.errors import StartError
+        from hmacfs.net.orders import Order, Supervisor
+        from hmacfs.seat import Seat, unpacked_keyring
+        from hmacfs.service import HmacfsService
     seat = Seat.unpacked(brief)
     running: Any = reactor
     # As in hmacfs.tap.

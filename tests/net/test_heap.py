@@ -1,12 +1,15 @@
-"""What a read into more memory than comes costs, on glibc."""
+"""What a read into more memory than comes costs, on glibc; when garbage is looked for."""
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from hmacfs.net.heap import loading
 
 _READS = 1000
 
@@ -39,3 +42,25 @@ class HeapTests(SynchronousTestCase):
             raise SkipTest("it is about glibc")
         self.assertGreater(faults(0), _READS)
         self.assertLess(faults(2 << 20), _READS // 10)
+
+
+class LoadingTests(SynchronousTestCase):
+    """:func:`~hmacfs.net.heap.loading`."""
+
+    def setUp(self) -> None:
+        self.addCleanup(gc.unfreeze)
+
+    def test_garbage_is_not_looked_for_meanwhile(self) -> None:
+        with loading():
+            self.assertFalse(gc.isenabled())
+        self.assertTrue(gc.isenabled())
+
+    def test_nor_later_among_what_was_made(self) -> None:
+        with loading():
+            made: list[list[int]] = [[] for _ in range(1000)]
+        self.assertGreaterEqual(gc.get_freeze_count(), len(made))
+
+    def test_it_is_looked_for_after_a_failure(self) -> None:
+        with self.assertRaises(ImportError), loading():
+            raise ImportError
+        self.assertTrue(gc.isenabled())
