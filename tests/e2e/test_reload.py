@@ -154,7 +154,8 @@ class OneProcessTests(ReloadTestCase):
         self.daemon.process.signal(signal.SIGHUP)
         wait_until(lambda: log.exists() and "has been taken up" in log.read_text("utf-8"), "the new file has the line")
         self.put("a", SECRET)
-        self.assertIn('"status": 201', log.read_text("utf-8"))
+        # The line is written after the answer.
+        wait_until(lambda: '"status": 201' in log.read_text("utf-8"), "the request is in the new file")
         self.configure(LogLevel="warn")
         self.daemon.process.signal(signal.SIGHUP)
         wait_until(lambda: self.put_is_quiet(log.read_text("utf-8")), "requests aren't logged any more")
