@@ -220,7 +220,8 @@ class StreamingRequest(server.Request):
         :param lines: further headers, each with its CRLF, ``Content-Length`` among them if there can be a body. None of
             them may be among the site's, or those that were set on the request.
         :param body: the whole body, to go out with the head.
-        :param more: whether the caller is about to send a body.
+        :param more: whether the caller is about to send a body. What is whole leaves when the request is finished, and is
+            logged and counted by then.
         """
         self._decideWhatFollows()
         self.setResponseCode(status, phrase)
@@ -232,7 +233,11 @@ class StreamingRequest(server.Request):
         ]
         head = (self.clientproto, status, phrase, self.channel.site.headerLines, b"".join(set_here), lines)
         self.sentLength += len(body)
-        self.channel.writeHead(b"%b %d %b\r\n%b%b%b\r\n" % head + body, more=more)
+        begun = b"%b %d %b\r\n%b%b%b\r\n" % head + body
+        if more:
+            self.channel.writeNow(begun, MSG_MORE)
+        else:
+            self.channel.holdAnswer(begun)
 
     def finishWith(self, status: int, answer: Callable[[bool], bytes]) -> None:
         """Answer with a whole response that somebody else has made, and finish.
@@ -317,6 +322,7 @@ class StreamingChannel(HTTPChannel):
     _phase = _Phase.NEW
     _deadline = inf
     _bodyHeld = False
+    _heldAnswer = b""
     #: When the first bytes of the latest request arrived, and whether its first line was looked at before the others.
     _begunAt = -inf
     _isLineChecked = False
@@ -518,6 +524,9 @@ class StreamingChannel(HTTPChannel):
 
     def requestDone(self, request: StreamingRequest) -> None:
         """The answer is finished, which need not mean that the request is."""
+        if self._heldAnswer:
+            answer, self._heldAnswer = self._heldAnswer, b""
+            self.writeNow(answer)
         body = request.body
         if body is not None:
             body.abandon()
@@ -624,21 +633,25 @@ class StreamingChannel(HTTPChannel):
         found: socket = transport.socket
         return found
 
-    def writeHead(self, head: bytes, *, more: bool) -> None:
-        """Write an answer from its head on, into the socket where that has room.
+    def holdAnswer(self, answer: bytes) -> None:
+        """Take a whole answer, to be written when its request is done."""
+        self._heldAnswer = answer
+
+    def writeNow(self, data: bytes, flags: int = 0) -> None:
+        """Write some of an answer, into the socket where that has room.
 
         The transport would have the reactor watch the socket, and write in its next turn.
 
-        :param more: it may wait for the body, so that both leave in one packet.
+        :param flags: of send(2): with ``MSG_MORE`` it may wait for what follows, so that both leave in one packet.
         """
         free = self.freeSocket
         try:
-            sent = 0 if free is None else free.send(head, MSG_MORE if more else 0)
+            sent = 0 if free is None else free.send(data, flags)
         except OSError:
             # It is full; or gone, which the transport finds out too.
             sent = 0
-        if sent < len(head):
-            self.write(head[sent:])
+        if sent < len(data):
+            self.write(data[sent:])
 
     def writeInterim(self, head: bytes) -> None:
         """Send the whole of an interim response."""

@@ -95,7 +95,8 @@ class ExpiryTests(RetentionTestCase):
         self.wait_until_gone(daemon, "a/story.mp4")
         self.assertEqual(self.get(daemon, "a/story.mp4"), 404)
         self.assertEqual(daemon.files(), ["a/other.mp4"])
-        self.assertEqual([deleted["reason"] for deleted in self.report()], ["expired"])
+        (deleted,) = wait_until(self.report, "its line in the report")
+        self.assertEqual(deleted["reason"], "expired")
 
 
 class GraceTests(RetentionTestCase):
@@ -161,7 +162,7 @@ class QuotaTests(RetentionTestCase):
             self.assertEqual(self.put(daemon, path, 4000).status, 201)
         self.put(daemon, "b/1", 4000, sub=BOB)
         self.assertEqual(daemon.files(), ["a/2", "a/3", "b/1"])
-        (deleted,) = self.report()
+        (deleted,) = wait_until(self.report, "its line in the report")
         self.assertEqual((deleted["path"], deleted["reason"], deleted["by"]), ("a/1", "quota", "quota"))
 
 

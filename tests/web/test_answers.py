@@ -91,6 +91,19 @@ class WriteAnswerTests(SynchronousTestCase):
             self.assertIn("date", answer.headers)
         self.assertEqual((wire.end, [request.sentLength for request in site.finished]), (OPEN, [4] * 3))
 
+    def test_logged_first(self) -> None:
+        """Who has the answer finds it logged and counted."""
+        written: list[bytes] = []
+
+        def write(request: StreamingRequest) -> Any:
+            write_answer(request, Answer(460, {}, b"body"))
+            return NOT_DONE_YET
+
+        wire, site, _ = connect(write)
+        self.patch(site, "requestFinished", lambda _request: written.append(wire.transport.value()))
+        wire.send(get())
+        self.assertEqual((written, wire.answer().body), ([b""], b"body"))
+
     def test_to_head(self) -> None:
         """The length that the body would have."""
         wire, site = self.ask(Answer(404, {}, b"body"), get(method=b"HEAD"), get())
