@@ -25,6 +25,7 @@ from hmacfs.storage.facts import Facts
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.store import AlreadyStored, Store
 from hmacfs.storage.tree import PathConflict
+from tests.descriptors import none_left_open
 from tests.storage.support import FACTS, StoreTestCase
 
 NOW = 1_796_000_000.0
@@ -231,12 +232,11 @@ class WholeTests(ScanTestCase):
         """However it ends."""
         self.put("a/b/c")
         self.scan()
-        before = len(os.listdir("/proc/self/fd"))
-        self.scan()
-        broken_off = Scan(self.store, self.index, lambda: NOW)
-        broken_off.step()
-        broken_off.close()
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        with none_left_open(self):
+            self.scan()
+            broken_off = Scan(self.store, self.index, lambda: NOW)
+            broken_off.step()
+            broken_off.close()
 
 
 class MeanwhileTests(ScanTestCase):

@@ -11,6 +11,7 @@ from pathlib import Path
 from hmacfs.storage.disk import Disk
 from hmacfs.storage.facts import ATTRIBUTE
 from hmacfs.storage.parts import NOTE_ATTRIBUTE, Part, PartBusy, Swept
+from tests.descriptors import none_left_open
 from tests.storage.support import FACTS, StoreTestCase
 
 HOLDER = """
@@ -255,11 +256,10 @@ class LockTests(PartTestCase):
 
     def test_no_descriptor_left(self) -> None:
         """However opening a part ends, no descriptor stays behind."""
-        before = len(os.listdir("/proc/self/fd"))
-        for name in ("part", "nothing"):
-            self.assertRaises((PartBusy, OSError), self.store.reopen, name)
-        self.assertRaises(FileExistsError, self.store.begin, "part")
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        with none_left_open(self):
+            for name in ("part", "nothing"):
+                self.assertRaises((PartBusy, OSError), self.store.reopen, name)
+            self.assertRaises(FileExistsError, self.store.begin, "part")
 
     def test_killed_holder(self) -> None:
         """A process that is killed lets go of its parts at once, and what it wrote is there."""

@@ -20,6 +20,7 @@ from hmacfs.storage.facts import ATTRIBUTE, Facts
 from hmacfs.storage.names import SlotPath
 from hmacfs.storage.store import AlreadyStored, Publication, Removed, Store, StoredFile
 from hmacfs.storage.tree import Identity, PathConflict
+from tests.descriptors import none_left_open
 from tests.storage.support import FACTS, Crash, ScriptedDisk, StoreTestCase
 from tests.storage.test_names import good_segments
 
@@ -28,10 +29,9 @@ class OpenTests(StoreTestCase):
     """Opening the store at start."""
 
     def start_error(self, root: Path, disk: ScriptedDisk | None = None) -> str:
-        before = len(os.listdir("/proc/self/fd"))
-        error = str(self.assertRaises(StartError, Store.open, root, disk))
-        self.assertIn(str(root), error)
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        with none_left_open(self):
+            error = str(self.assertRaises(StartError, Store.open, root, disk))
+            self.assertIn(str(root), error)
         return error
 
     def test_made_when_missing(self) -> None:
@@ -568,13 +568,12 @@ class PublishAllTests(StoreTestCase):
 
     def test_no_descriptor_is_left(self) -> None:
         """However it goes."""
-        open_before = len(os.listdir("/proc/self/fd"))
-        self.store.publish_all(self.publications())
-        self.disk.fail("link", errno.EIO)
-        for each in self.publications():
-            self.store.publish_all([each])
-            each.part.discard()
-        self.assertEqual(len(os.listdir("/proc/self/fd")), open_before)
+        with none_left_open(self):
+            self.store.publish_all(self.publications())
+            self.disk.fail("link", errno.EIO)
+            for each in self.publications():
+                self.store.publish_all([each])
+                each.part.discard()
 
 
 class UnsyncedTests(StoreTestCase):
@@ -677,10 +676,9 @@ class OpenFileTests(StoreTestCase):
     def test_sick_disk(self) -> None:
         """An error is not an absence, and leaves no descriptor behind."""
         self.put("a/b")
-        before = len(os.listdir("/proc/self/fd"))
-        self.disk.fail("get_attribute", errno.EIO)
-        self.assert_fails_with(errno.EIO, self.store.open_file, self.path("a/b"))
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        with none_left_open(self):
+            self.disk.fail("get_attribute", errno.EIO)
+            self.assert_fails_with(errno.EIO, self.store.open_file, self.path("a/b"))
 
     def test_part_is_never_found(self) -> None:
         """What isn't complete can't be had."""
@@ -972,12 +970,11 @@ class DeleteTests(StoreTestCase):
         self.assertEqual(swept, [0])
 
     def test_no_descriptor_left(self) -> None:
-        before = len(os.listdir("/proc/self/fd"))
-        self.put("a/b")
-        for encoded in ("a/b", "a/b", "x/y"):
-            self.delete(encoded)
-        self.store.sweep_going()
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        with none_left_open(self):
+            self.put("a/b")
+            for encoded in ("a/b", "a/b", "x/y"):
+                self.delete(encoded)
+            self.store.sweep_going()
 
 
 class SetFactsTests(StoreTestCase):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -16,6 +15,7 @@ from hmacfs.uploads.session import Superseded
 from hmacfs.uploads.state import Status
 from hmacfs.uploads.upload import CHECKPOINT_S
 from hmacfs.uploads.uploads import Hooks, Receipt, Uploads
+from tests.descriptors import none_left_open
 from tests.uploads.support import Body, begun
 from tests.uploads.test_beside import HeldThreads
 from tests.uploads.test_plan import asked
@@ -351,11 +351,10 @@ class DescriptorTests(UploadsTestCase):
 
     def test_descriptors(self) -> None:
         self.successResultOf(self.server.state.counts())  # opens the database
-        before = len(os.listdir("/proc/self/fd"))
-        for number in range(3):
-            self.put(credential=b"%d" % number * 32)
-        body, broken = self.begin(credential=b"3" * 32)
-        body.end(KeyError())
-        self.failureResultOf(broken, KeyError)
-        self.successResultOf(begun(self.server.uploads.progress(self.path("a/b"), b"")))
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        with none_left_open(self):
+            for number in range(3):
+                self.put(credential=b"%d" % number * 32)
+            body, broken = self.begin(credential=b"3" * 32)
+            body.end(KeyError())
+            self.failureResultOf(broken, KeyError)
+            self.successResultOf(begun(self.server.uploads.progress(self.path("a/b"), b"")))

@@ -20,6 +20,7 @@ from hmacfs.errors import Refused
 from hmacfs.net import streaming
 from hmacfs.storage.names import SlotPath
 from hmacfs.web.offloading import MAX_VALUE_BYTES, Offloading
+from tests.descriptors import none_left_open
 from tests.net.wire import Answer, MemoryTransport
 from tests.web.support import NOW, PATH, URL, ServerTestCase, bearer, request
 
@@ -234,6 +235,5 @@ class NotedTests(OffloadedTestCase):
 
     def test_closed(self) -> None:
         """The file is not left open."""
-        before = len(os.listdir("/proc/self/fd"))
-        self.ask()
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        with none_left_open(self):
+            self.ask()
