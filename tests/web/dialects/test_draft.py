@@ -288,6 +288,18 @@ class EveryVersion(_Base):
         self.assertEqual(self.append(location, 100, b"", True).status, 201)
         self.assert_stored()
 
+    def test_last_byte_of_more_to_come(self) -> None:
+        """It is the end where clients say of every body that there is more to come, and nowhere else."""
+        location = self.created(CONTENT[:40])
+        answer = self.append(location, 40, CONTENT[40:], False)
+        ends = self.of_version(v3=False, v5=True, v7=False)
+        self.assert_says(answer, ends is True)
+        self.assertEqual(self.server.get().status, 200 if ends else 404)
+        # What ends it, or the last answer again, or too much.
+        again = self.append(location, 100, b"", True)
+        self.assertEqual(again.status, self.of_version(v3=201, v6=400, v7=201))
+        self.assert_stored()
+
     def test_other_offset(self) -> None:
         location = self.created(CONTENT[:30])
         for offset in (0, 20, 31):
