@@ -11,6 +11,7 @@ import argparse
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -115,6 +116,8 @@ def run_here(directory: str, names: list[str], *, newest: bool, share: Share) ->
 
     from tests.peers import PEERS
 
+    # Whoever has us run in the background may ignore it, and every process that a test interrupts would have that from us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     took_s: defaultdict[str, float] = defaultdict(float)
 
     class TimedReporter(TreeReporter):
