@@ -113,7 +113,7 @@ class Head:
 
     def _check_length(self, value: bytes) -> None:
         if _LENGTH.fullmatch(value) is None:
-            raise MalformedHead(400, "malformed-head", "Content-Length must be a decimal number.")
+            raise MalformedHead(400, "malformed-head", "Content-Length must be a decimal number, of 18 digits at most.")
 
     def _check_coding(self, value: bytes) -> None:
         if value.lower() != b"chunked":

@@ -28,6 +28,13 @@ def gone(detail: str) -> Refused:
     return Refused(410, "upload-gone", detail)
 
 
+def gone_as(why: str) -> Refused:
+    """What a client is told of an upload that is over, for one of the reasons of :func:`why_over`."""
+    if why == "no-progress":
+        return gone("Attempt after attempt at this upload has brought nothing new; send the whole file.")
+    return gone("What had arrived of this upload is gone; send the whole file.")
+
+
 def newest(note: NewUpload | None, record: UploadRecord | None) -> NewUpload | None:
     """What is known of an upload: the later generation counts, and of one generation the larger offset.
 
@@ -104,7 +111,7 @@ class TakeUp:
                 self._metrics.sessions_lost.inc()
             if over is not None and resumes:
                 await self._give_up(lease, over)
-                raise gone(f"The upload can't go on ({over}).")
+                raise gone_as(over)
             another = token is not None and token != upload.token
             if another and attempt:
                 # The rest of an upload that this token has nothing to do with. What is here may still be wanted.

@@ -37,7 +37,7 @@ from hmacfs.uploads.request import UploadRequest
 from hmacfs.uploads.retrying import unavailable
 from hmacfs.uploads.session import Session, Superseded
 from hmacfs.uploads.state import Busy, Holder, IUploadState, NewUpload, StateUnavailable, Status, UnknownUpload
-from hmacfs.uploads.takeup import TakeUp, as_upload, gone, newest, why_over
+from hmacfs.uploads.takeup import TakeUp, as_upload, gone, gone_as, newest, why_over
 from hmacfs.uploads.turns import PATIENCE_S, Turn, Turns, busy
 from hmacfs.uploads.upload import Means, Upload
 
@@ -546,7 +546,7 @@ class Uploads:
         if record.status is Status.ACTIVE and record.offset:
             self._metrics.sessions_lost.inc()
         if record.status is Status.FAILED or record.offset:
-            raise gone("What had arrived of this upload is gone; send the whole file.")
+            raise gone_as(record.reason)
 
     async def _part(self, turn: Turn) -> tuple[Part, bool]:
         """The upload's part, open and locked, and whether it is new.
@@ -842,7 +842,7 @@ class Uploads:
                 return None
             over = why_over(upload, record, part.size, self._max_attempts)
             if over is not None:
-                raise gone(f"The upload can't go on ({over}).")
+                raise gone_as(over)
             expires = self._now() + self._session_ttl_s if record is None else record.expires
             name = UploadName(upload.uid, upload.generation)
             return Progress(upload.offset, upload.total, name, upload.token, upload.metadata, expires)

@@ -6,9 +6,9 @@ import re
 
 from attrs import frozen
 
-# More digits than any file has bytes; int() of a longer one would only cost time. Blanks around it are stripped first:
-# where two runs of them can meet, a header of nothing else takes the square of its length.
-_RANGE = re.compile(rb"([0-9]{0,18})[ \t]*-[ \t]*([0-9]{0,18})", re.ASCII)
+# The digits of 64 bits, with which some say "to the end"; int() of more would only cost time. Blanks around it are
+# stripped first: where two runs of them can meet, a header of nothing else takes the square of its length.
+_RANGE = re.compile(rb"([0-9]{0,20})[ \t]*-[ \t]*([0-9]{0,20})", re.ASCII)
 
 
 @frozen

@@ -16,7 +16,7 @@ from hmacfs.storage.parts import Part
 from hmacfs.uploads.note import read_note, write_note
 from hmacfs.uploads.session import Session
 from hmacfs.uploads.state import NewUpload, StateUnavailable, Status, UploadRecord, beginning
-from hmacfs.uploads.takeup import TakeUp, as_upload, newest, why_over
+from hmacfs.uploads.takeup import TakeUp, as_upload, gone_as, newest, why_over
 from tests.uploads.support import UID, UPLOAD, UploadTestCase, begun, holder
 
 RECORD = beginning(UPLOAD, 1, 0.0, 60.0)
@@ -96,6 +96,20 @@ class WhyOverTests(SynchronousTestCase):
     def test_complete(self) -> None:
         """A record of an upload that was finished once: its file is gone, and its part goes on."""
         self.assertIsNone(self.over(evolve(RECORD, status=Status.COMPLETE)))
+
+
+class GoneTests(SynchronousTestCase):
+    """What a client hears of it."""
+
+    def test_says_what_to_do(self) -> None:
+        for why in ("no-progress", "lost", "digest-mismatch"):
+            error = gone_as(why)
+            self.assertEqual(error.args[:2], (410, "upload-gone"))
+            self.assertIn("send the whole file", str(error), why)
+
+    def test_in_vain(self) -> None:
+        """Who tried too often should see that from what gone bytes are."""
+        self.assertNotEqual(str(gone_as("no-progress")), str(gone_as("lost")))
 
 
 class TakeUpTests(UploadTestCase):

@@ -33,6 +33,11 @@ class ParseRangeTests(SynchronousTestCase):
         """The end is cut to the file's."""
         self.assertEqual(parse_range(b"bytes=50-1000", 100), ByteRange(50, 50))
 
+    def test_last_is_the_largest_number_there_is(self) -> None:
+        """What programs write that go on with a download and mean "to the end": of 63 bits, and of 64."""
+        for last in (b"9223372036854775807", b"18446744073709551615"):
+            self.assertEqual(parse_range(b"bytes=50-" + last, 100), ByteRange(50, 50))
+
     def test_unit_in_any_case(self) -> None:
         self.assertEqual(parse_range(b"Bytes=0-0", 100), ByteRange(0, 1))
 
