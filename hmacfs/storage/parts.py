@@ -174,7 +174,11 @@ class Parts:
     def begin(self, name: str) -> Part:
         """Make a new part, see :meth:`hmacfs.storage.store.Store.begin`."""
         fd = self._disk.create(_checked(name), self._directory_fd, os.O_RDWR | os.O_EXCL)
-        return self._locked(name, fd)
+        try:
+            return self._locked(name, fd)
+        except (PartBusy, FileNotFoundError):
+            # Another process has opened it before it was locked, and perhaps removed it.
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
 
     def reopen(self, name: str) -> Part:
         """Open a part that was left, see :meth:`hmacfs.storage.store.Store.reopen`."""

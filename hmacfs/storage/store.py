@@ -255,7 +255,7 @@ class Store:
         :class:`~hmacfs.storage.space.Reservations` see to the room.
 
         :param name: new in the store: letters, digits, ``.``, ``_`` and ``-``.
-        :raises FileExistsError: when there is such a part.
+        :raises FileExistsError: when there is such a part, or was a moment ago.
         :raises StoreGone: when ``StoreDir`` isn't the store any more.
         """
         self._place.check()

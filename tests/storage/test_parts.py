@@ -214,6 +214,31 @@ class LockTests(PartTestCase):
         self.assertRaises(PartBusy, self.store.reopen, "part")
         self.assertRaises(PartBusy, self.open_store().reopen, "part")
 
+    def test_opened_by_another_while_begun(self) -> None:
+        """A new part has its name before its lock. Who opens it in between has it, as if it had been there before."""
+        other = self.open_store()
+
+        def open_it(method: str) -> None:
+            if method == "create":
+                self.addCleanup(other.reopen("new").close)
+
+        self.disk.after = open_it
+        self.assertRaises(FileExistsError, self.store.begin, "new")
+        self.assertTrue(self.store.has_part("new"))
+
+    def test_removed_by_another_while_begun(self) -> None:
+        """And who has removed it by then, too: it has been there."""
+        other = self.open_store()
+
+        def remove_it(method: str) -> None:
+            if method == "create":
+                other.reopen("new").discard()
+
+        self.disk.after = remove_it
+        self.assertRaises(FileExistsError, self.store.begin, "new")
+        self.disk.after = lambda _method: None
+        self.begin("new")
+
     def test_gone(self) -> None:
         """There is no such part, or not any more."""
         self.assertRaises(FileNotFoundError, self.store.reopen, "nothing")
