@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -40,6 +40,17 @@ class Retries:
     retried: Callable[[str], None]
 
     _log = Logger()
+
+    async def call(self, step: str, function: Callable[..., T], *args: Any) -> T:
+        """As :meth:`run`, with a function that waits for nothing."""
+        try:
+            return function(*args)
+        except OSError as failed:
+
+            async def again() -> T:
+                return function(*args)
+
+            return await self.run(step, again, failed)
 
     async def run(self, step: str, function: Callable[[], Awaitable[T]], failed: OSError | None = None) -> T:
         """Await ``function()``, again and again while it fails for a reason that may pass.

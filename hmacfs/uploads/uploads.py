@@ -405,22 +405,15 @@ class Uploads:
         return None if record is None else as_upload(record)
 
     async def _stored(self, path: SlotPath) -> OpenFile | None:
-        async def attempt() -> OpenFile | None:
-            return self._store.open_file(path)
-
-        return await self._means.retries.run("read", attempt)
+        return await self._means.retries.call("read", self._store.open_file, path)
 
     async def _check_free(self, path: SlotPath) -> None:
         """Say before the body is here what publishing would say after it.
 
         :raises Refused: 409 where something is in the way that is no file, 400 for a name that can't be stored.
         """
-
-        async def attempt() -> None:
-            self._store.check_free(path)
-
         try:
-            await self._means.retries.run("read", attempt)
+            await self._means.retries.call("read", self._store.check_free, path)
         except PathConflict:
             raise _conflict() from None
         except AlreadyStored:
@@ -553,17 +546,11 @@ class Uploads:
 
         :raises Refused: 423 when another process doesn't let go of it.
         """
-
-        async def begin() -> Part | None:
-            try:
-                return self._store.begin(turn.uid)
-            except FileExistsError:
-                return None
-
         while True:
-            part = await self._means.retries.run("begin", begin)
-            if part is not None:
-                return part, True
+            try:
+                return await self._means.retries.call("begin", self._store.begin, turn.uid), True
+            except FileExistsError:
+                pass
             part = await self._reopened(turn.uid, turn)
             if part is not None:
                 return part, False

@@ -59,9 +59,9 @@ class Downloads:
         :raises Refused: 410 where its time is over, 451 where the operator has taken it down, 503 where the storage
             doesn't answer.
         """
-        stored = await self._open(path)
+        stored = await self._retries.call("read", self._store.open_file, path)
         if stored is None and self._publishing is not None and await self._publishing(path):
-            stored = await self._open(path)
+            stored = await self._retries.call("read", self._store.open_file, path)
         if stored is not None:
             try:
                 stored.facts.check_served(self._now())
@@ -83,15 +83,6 @@ class Downloads:
             return await self._serve(request, stored, path)
         finally:
             stored.close()
-
-    async def _open(self, path: SlotPath) -> OpenFile | None:
-        async def attempt() -> OpenFile | None:
-            return self._store.open_file(path)
-
-        try:
-            return self._store.open_file(path)
-        except OSError as failed:
-            return await self._retries.run("read", attempt, failed)
 
     async def _serve(self, request: HmacfsRequest, stored: OpenFile, path: SlotPath) -> Answer | None:
         now = self._now()

@@ -83,6 +83,23 @@ class RetriesTests(SynchronousTestCase):
         self.clock.advance(2.0)
         self.assertEqual(self.failureResultOf(result, OSError).value.errno, errno.ENOSPC)
 
+    def test_function(self) -> None:
+        """One that waits for nothing is called at once, and again as any other."""
+        results: list[float | OSError] = [1.0, OSError(errno.EIO, "x"), 2.0]
+
+        def step(factor: int) -> float:
+            result = results.pop(0)
+            if isinstance(result, OSError):
+                raise result
+            return factor * result
+
+        retries = Retries(1, 2.0, self.clock, self.retried.append)
+        self.assertEqual(self.successResultOf(begun(retries.call("read", step, 3))), 3.0)
+        second = begun(retries.call("read", step, 3))
+        self.assertNoResult(second)
+        self.clock.advance(2.0)
+        self.assertEqual((self.successResultOf(second), self.retried), (6.0, ["read"]))
+
     def test_logged(self) -> None:
         """The operator reads which step, which try of how many, and why."""
         with capturedLogs() as events:
