@@ -239,7 +239,7 @@ class Serving:
             time.time,
             stall_s=config.write_timeout_s,
             retries=retries if config.get_retries else Retries(0, 0.0, reactor, self._count_retry),
-            publishing=self._uploads.publishing if config.get_retries else None,
+            publishing=self._uploads.completion.publishing if config.get_retries else None,
             read=self._indexing.read,
             offloading=_make_offloading(config, self._addresses),
         )

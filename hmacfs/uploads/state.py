@@ -25,6 +25,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import Attribute, Interface
 
+from hmacfs.errors import Refused
+from hmacfs.uploads.retrying import unavailable
+
 #: How long a lease lasts without being renewed, in seconds. A process that died without a word blocks other *hosts* for
 #: so long; on its own host the lock on the part file tells, and the lease is taken away at once.
 LEASE_S = 15.0
@@ -204,6 +207,10 @@ class StateUnavailable(UploadStateError):
         super().__init__(f"The store of upload states is away: {reason}")
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+    def refusal(self) -> Refused:
+        """What the client is told whose request can't be answered without the store."""
+        return unavailable("Uploads can't be resumed for the moment.", max(1, round(self.retry_after_s)))
 
 
 class UnknownUpload(UploadStateError):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from attrs import evolve
 
+from hmacfs.access.slot import Slot
 from hmacfs.errors import Refused
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import Threads
+from hmacfs.storage.names import SlotPath
 from hmacfs.storage.parts import Part
+from hmacfs.uploads.exchange import Progress
+from hmacfs.uploads.identity import UploadName
 from hmacfs.uploads.note import read_note, write_note
 from hmacfs.uploads.plan import offset_mismatch
 from hmacfs.uploads.session import Session
@@ -22,6 +29,9 @@ from hmacfs.uploads.state import (
     UploadRecord,
 )
 
+#: Why there is no upload of which something is known.
+LOST: Final = "What had arrived of this upload is gone."
+
 
 def gone(detail: str) -> Refused:
     """What was there of the upload is there no longer. The whole body may always be sent again."""
@@ -33,6 +43,19 @@ def gone_as(why: str) -> Refused:
     if why == "no-progress":
         return gone("Attempt after attempt at this upload has brought nothing new; send the whole file.")
     return gone("What had arrived of this upload is gone; send the whole file.")
+
+
+def begun_anew() -> Refused:
+    """The upload of that name is gone, though there is one of the same slot."""
+    return gone("This upload has been given up for another one of the same file.")
+
+
+class Vanished(Refused):
+    """A part that was there a moment ago isn't: another process has published it, or given it up. What is known of the
+    upload by now says which; if it doesn't, what had arrived is gone."""
+
+    def __init__(self) -> None:
+        super().__init__(410, "upload-gone", LOST)
 
 
 def newest(note: NewUpload | None, record: UploadRecord | None) -> NewUpload | None:
@@ -62,6 +85,12 @@ def as_upload(record: UploadRecord) -> NewUpload:
     )
 
 
+def slot_of(upload: NewUpload) -> Slot:
+    """What granted an upload that has begun, as far as that is still of interest."""
+    path = SlotPath.from_encoded(upload.path)
+    return Slot(path, upload.total, upload.content_type, upload.owner, upload.file_expires, "begun", upload.signature)
+
+
 def why_over(upload: NewUpload, record: UploadRecord | None, part_size: int, max_attempts: int) -> str | None:
     """Why an upload can't go on, one hyphenated word; ``None`` if it can.
 
@@ -76,16 +105,25 @@ def why_over(upload: NewUpload, record: UploadRecord | None, part_size: int, max
 
 
 class TakeUp:
-    """Makes a session of a part that was left.
+    """Makes a session of a part that was left, or tells what it is at.
 
     :param max_attempts: see :func:`why_over`.
+    :param expires: until when an upload can be resumed whose last byte comes now, in seconds since the epoch.
     """
 
-    def __init__(self, state: IUploadState, threads: Threads, max_attempts: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        state: IUploadState,
+        threads: Threads,
+        max_attempts: int,
+        metrics: Metrics,
+        expires: Callable[[], float],
+    ) -> None:
         self._state = state
         self._threads = threads
         self._max_attempts = max_attempts
         self._metrics = metrics
+        self._expires = expires
 
     async def session(
         self, part: Part, fresh: NewUpload, holder: Holder, *, resumes: bool, attempt: bool, token: str | None
@@ -130,6 +168,40 @@ class TakeUp:
                 upload = evolve(fresh, generation=upload.generation + 1)
         await self._threads.run(_cut, part, upload, restart)
         return Session(part, upload, self._state, self._threads, holder, lease)
+
+    async def look(self, part: Part) -> Progress | None:
+        """What *part* is at, which is closed then; ``None`` if nothing is known of it.
+
+        :raises Refused: 410 where it can't go on.
+        :raises StateUnavailable: see :class:`~hmacfs.uploads.state.IUploadState`.
+        """
+        try:
+            record = await self._state.get(part.name)
+            upload = newest(read_note(part), record)
+            if upload is None or upload.total is None:
+                return None
+            over = why_over(upload, record, part.size, self._max_attempts)
+            if over is not None:
+                raise gone_as(over)
+            expires = self._expires() if record is None else record.expires
+            name = UploadName(upload.uid, upload.generation)
+            return Progress(upload.offset, upload.total, name, upload.token, upload.metadata, expires)
+        finally:
+            part.close()
+
+    async def refuse_vanished(self, uid: str) -> None:
+        """There is no part. If there was one, the client is told that it has to begin anew.
+
+        :raises Refused: 410.
+        :raises StateUnavailable: see :class:`~hmacfs.uploads.state.IUploadState`.
+        """
+        record = await self._state.get(uid)
+        if record is None or record.status is Status.COMPLETE:
+            return
+        if record.status is Status.ACTIVE and record.offset:
+            self._metrics.sessions_lost.inc()
+        if record.status is Status.FAILED or record.offset:
+            raise gone_as(record.reason)
 
     async def _lease(self, uid: str, holder: Holder, resumes: bool, attempt: bool) -> Lease | None:
         try:

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from hmacfs.errors import Refused
 from hmacfs.uploads.body import BodyConsumer
 from hmacfs.uploads.session import Superseded
+from hmacfs.uploads.state import StateUnavailable
 
 #: How long a newcomer waits for the one before to let go, in seconds.
 PATIENCE_S = 5.0
@@ -22,7 +23,7 @@ def busy() -> Refused:
 
 
 class Turn:
-    """One request's turn at an upload."""
+    """One request's turn at an upload, for the time of a ``with``."""
 
     def __init__(self, turns: Turns, uid: str) -> None:
         self._turns = turns
@@ -48,9 +49,17 @@ class Turn:
         """Somebody newer wants the upload."""
         self.stop(Superseded())
 
-    def end(self) -> None:
-        """The turn is over."""
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        """The turn is over.
+
+        :raises Refused: 503 in place of :exc:`~hmacfs.uploads.state.StateUnavailable`.
+        """
         self._turns.ended(self)
+        if isinstance(error, StateUnavailable):
+            raise error.refusal() from None
 
 
 class Turns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +18,13 @@ from hmacfs.net.threads import InlineThreads, Threads
 from hmacfs.uploads.beside import HIGH_WATER_BYTES
 from hmacfs.uploads.body import ContentMismatch
 from hmacfs.uploads.comparing import Comparison, same_content
+from hmacfs.uploads.digests import Digest, StatedDigests
+from hmacfs.uploads.exchange import Hooks, Receipt
+from hmacfs.uploads.request import UploadRequest
+from tests.uploads.asking import OngoingTestCase
 from tests.uploads.support import Body, begun
 from tests.uploads.test_beside import HeldThreads
+from tests.web.support import PATH
 
 CONTENT = bytes(range(100))
 
@@ -130,3 +136,49 @@ class SameContentTests(ComparisonCase):
         for at in (0, 1_048_575, 1_048_576, 2_999_999):
             other = large[:at] + b"x" + large[at + 1 :]
             self.assertFalse(same_content(self.open(large), self.open(other), len(large)), at)
+
+
+class RepeatsTests(OngoingTestCase):
+    """The file of a slot is stored, and somebody sends one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.successResultOf(self.put())
+
+    def again(self, request: UploadRequest) -> tuple[Body, Deferred[Receipt]]:
+        body = Body()
+        return body, begun(self.server.uploads.receive(self.slot(), request, body, Hooks()))
+
+    def test_same(self) -> None:
+        """As good as stored just now, and nothing is written."""
+        receipt = self.successResultOf(self.put())
+        assert receipt.stored is not None
+        self.assertEqual((receipt.offset, receipt.name, len(self.server.published)), (100, None, 1))
+
+    def test_other(self) -> None:
+        self.assert_refused_with(self.put(content=bytes(100)), 409, "conflict")
+        self.assertEqual(self.get(PATH), CONTENT)
+
+    def test_stated_digest(self) -> None:
+        """If that is all there is to know, the body isn't asked for."""
+        for content, same in ((CONTENT, True), (bytes(100), False)):
+            stated = StatedDigests(representation=(Digest("sha256", sha256(content).digest()),))
+            body, result = self.again(UploadRequest(100, None, None, stated))
+            self.assertFalse(body.wanted)
+            if same:
+                self.successResultOf(result)
+            else:
+                self.assert_refused_with(result, 409, "conflict")
+
+    def test_begun_anew_without_bytes(self) -> None:
+        """Nothing tells whether it would be the same file."""
+        self.assert_refused_with(self.creating(0)[1], 409, "conflict")
+
+    def test_begun_anew(self) -> None:
+        """With its bytes: the upload is over, and has a name nevertheless."""
+        body, result = self.creating(100)
+        body.send(CONTENT)
+        body.end()
+        receipt = self.successResultOf(result)
+        assert receipt.stored is not None
+        self.assertIsNotNone(receipt.name)

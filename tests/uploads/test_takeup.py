@@ -7,17 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from hmacfs.errors import Refused
 from hmacfs.metrics import Metrics
 from hmacfs.net.threads import InlineThreads
 from hmacfs.storage.parts import Part
+from hmacfs.uploads.exchange import Progress
+from hmacfs.uploads.identity import UploadName
 from hmacfs.uploads.note import read_note, write_note
 from hmacfs.uploads.session import Session
 from hmacfs.uploads.state import NewUpload, StateUnavailable, Status, UploadRecord, beginning
 from hmacfs.uploads.takeup import TakeUp, as_upload, gone_as, newest, why_over
-from tests.uploads.support import UID, UPLOAD, UploadTestCase, begun, holder
+from tests.uploads.support import TTL_S, UID, UPLOAD, UploadTestCase, begun, holder
+from tests.web.support import NOW
 
 RECORD = beginning(UPLOAD, 1, 0.0, 60.0)
 FRESH = evolve(UPLOAD, token="tok-fresh", content_type="image/png")
@@ -112,13 +116,15 @@ class GoneTests(SynchronousTestCase):
         self.assertNotEqual(str(gone_as("no-progress")), str(gone_as("lost")))
 
 
-class TakeUpTests(UploadTestCase):
-    """From a part that was left to a session."""
+class TakeUpCase(UploadTestCase):
+    """A part that was left."""
 
     def setUp(self) -> None:
         super().setUp()
         self.registry = CollectorRegistry()
-        self.takeup = TakeUp(self.state, InlineThreads(), 2, Metrics(self.registry))
+        self.takeup = TakeUp(
+            self.state, InlineThreads(), 2, Metrics(self.registry), lambda: self.clock.seconds() + TTL_S
+        )
 
     def left(self, content: bytes, note: NewUpload | None = None) -> Part:
         """A part as an earlier request has left it."""
@@ -126,6 +132,10 @@ class TakeUpTests(UploadTestCase):
         if note is not None:
             write_note(part, note)
         return part
+
+
+class TakeUpTests(TakeUpCase):
+    """From a part that was left to a session."""
 
     def ask(
         self, part: Part, *, resumes: bool = True, attempt: bool = True, token: str | None = None
@@ -260,3 +270,75 @@ class TakeUpTests(UploadTestCase):
         part = self.left(b"x" * 50, evolve(UPLOAD, offset=40))
         self.switched.away = True
         self.assert_goes_on(self.taken(part, resumes=False), 40)
+
+
+class LookTests(TakeUpCase):
+    """What a part is at, without taking it up."""
+
+    def look(self, part: Part) -> Deferred[Progress | None]:
+        return begun(self.takeup.look(part))
+
+    def test_noted(self) -> None:
+        """As long as it is not recorded it can be resumed for the whole time from now on."""
+        progress = self.successResultOf(self.look(self.left(b"x" * 50, evolve(UPLOAD, offset=40))))
+        self.assertEqual(progress, Progress(40, 100, UploadName(UID, 1), UPLOAD.token, "", NOW + TTL_S))
+
+    def test_recorded(self) -> None:
+        """The record says until when."""
+        self.created(offset=40)
+        record = self.record()
+        assert record is not None
+        self.clock.advance(10)
+        progress = self.successResultOf(self.look(self.left(b"x" * 50)))
+        assert progress is not None
+        self.assertEqual((progress.offset, progress.expires), (40, record.expires))
+
+    def test_unknown(self) -> None:
+        self.assertIsNone(self.successResultOf(self.look(self.left(b"x" * 50))))
+
+    def test_lost(self) -> None:
+        """An offset that can't be gone on from is told to nobody."""
+        refused = self.failureResultOf(self.look(self.left(b"x" * 30, evolve(UPLOAD, offset=40))), Refused).value
+        self.assertEqual(refused.args[:2], (410, "upload-gone"))
+
+    def test_closed(self) -> None:
+        """The part can be had by another process, whatever has come of it."""
+        for note in (None, evolve(UPLOAD, offset=5), UPLOAD):
+            part = self.left(b"", note)
+            self.look(part).addErrback(lambda _: None)
+            self.assertLess(part.fd, 0)
+            self.reopened().discard()
+
+
+class VanishedTests(TakeUpCase):
+    """There is no part."""
+
+    def refused(self) -> bool:
+        """Whether the client is told that there was one."""
+        refusals: list[Failure] = []
+        self.successResultOf(begun(self.takeup.refuse_vanished(UID)).addErrback(refusals.append))
+        return [failure.type for failure in refusals] == [Refused]
+
+    def lost(self) -> float | None:
+        return self.registry.get_sample_value("hmac_file_server_sessions_lost_total")
+
+    def test_never_there(self) -> None:
+        """Neither of an upload of which nothing is known, nor of one without a durable byte."""
+        self.assertFalse(self.refused())
+        self.created()
+        self.assertEqual((self.refused(), self.lost()), (False, 0))
+
+    def test_lost(self) -> None:
+        """Bytes that a client was promised are counted."""
+        self.created(offset=40)
+        self.assertEqual((self.refused(), self.lost()), (True, 1))
+
+    def test_failed(self) -> None:
+        """It went because it had to."""
+        self.successResultOf(self.state.fail(self.created(offset=40), "digest-mismatch"))
+        self.assertEqual((self.refused(), self.lost()), (True, 0))
+
+    def test_complete(self) -> None:
+        """Its file was stored."""
+        self.successResultOf(self.state.finish(self.created(offset=40), 100, None))
+        self.assertEqual((self.refused(), self.lost()), (False, 0))

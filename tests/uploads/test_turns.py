@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from hmacfs.errors import Refused
 from hmacfs.uploads.body import BodyConsumer
 from hmacfs.uploads.session import Superseded
+from hmacfs.uploads.state import StateUnavailable
 from hmacfs.uploads.turns import PATIENCE_S, Turn, Turns
 from tests.uploads.support import begun
 
@@ -22,6 +23,12 @@ class Consumer(BodyConsumer):
 
     def stop(self, reason: BaseException) -> None:
         self.reasons.append(reason)
+
+
+def over(turn: Turn) -> None:
+    """Let *turn* end."""
+    with turn:
+        pass
 
 
 class TurnsCase(SynchronousTestCase):
@@ -47,7 +54,7 @@ class TakeTests(TurnsCase):
     def test_free(self) -> None:
         turn = self.taken()
         self.assertEqual(len(self.turns), 1)
-        turn.end()
+        over(turn)
         self.assertEqual(len(self.turns), 0)
         self.taken()
 
@@ -63,7 +70,7 @@ class TakeTests(TurnsCase):
         newer = self.asked()
         self.assertIsInstance(consumer.reasons[0], Superseded)
         self.assertNoResult(newer)
-        older.end()
+        over(older)
         self.successResultOf(newer)
 
     def test_older_has_not_begun_to_read(self) -> None:
@@ -73,20 +80,20 @@ class TakeTests(TurnsCase):
         consumer = Consumer()
         older.consume_with(consumer)
         self.assertEqual([type(reason) for reason in consumer.reasons], [Superseded])
-        older.end()
+        over(older)
         self.successResultOf(newer)
 
     def test_three(self) -> None:
         """The last to come is the last to write, whoever waits beside it."""
         first = self.taken()
         second, third = self.asked(), self.asked()
-        first.end()
+        over(first)
         turn = self.successResultOf(second)
         self.assertNoResult(third)
         consumer = Consumer()
         turn.consume_with(consumer)
         self.assertEqual([type(reason) for reason in consumer.reasons], [Superseded])
-        turn.end()
+        over(turn)
         self.successResultOf(third)
 
     def test_never_lets_go(self) -> None:
@@ -103,7 +110,7 @@ class TakeTests(TurnsCase):
         first = self.taken()
         second, third = self.asked(), self.asked()
         self.clock.advance(PATIENCE_S - 1)
-        first.end()
+        over(first)
         self.successResultOf(second)
         self.clock.advance(1)
         self.assert_busy(third)
@@ -114,15 +121,33 @@ class TakeTests(TurnsCase):
         self.asked().addErrback(lambda _: None)
         self.clock.advance(PATIENCE_S)
         newer = self.asked()
-        older.end()
+        over(older)
         self.successResultOf(newer)
 
     def test_no_timer_left(self) -> None:
         older = self.taken()
         newer = self.asked()
-        older.end()
+        over(older)
         self.successResultOf(newer)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class EndTests(TurnsCase):
+    """A turn ends with its block."""
+
+    def test_fails(self) -> None:
+        """However that ends."""
+        with self.assertRaises(KeyError), self.taken():
+            raise KeyError
+        self.assertEqual(len(self.turns), 0)
+
+    def test_state_away(self) -> None:
+        """A state store that is away is no fault of ours, and the client is told when to come back."""
+        with self.assertRaises(Refused) as caught, self.taken():
+            raise StateUnavailable("timeout", 3.2)
+        refused = caught.exception
+        self.assertEqual((refused.status, refused.reason, refused.headers["Retry-After"]), (503, "unavailable", "3"))
+        self.assertEqual(len(self.turns), 0)
 
 
 class CloseTests(TurnsCase):
@@ -140,9 +165,9 @@ class CloseTests(TurnsCase):
             turn.consume_with(consumer)
         closed = begun(self.turns.close(self.reason))
         self.assertEqual([consumer.reasons for consumer in consumers], [[self.reason], [self.reason]])
-        running[1].end()
+        over(running[1])
         self.assertNoResult(closed)
-        running[0].end()
+        over(running[0])
         self.successResultOf(closed)
 
     def test_nobody_there(self) -> None:
@@ -157,7 +182,7 @@ class CloseTests(TurnsCase):
         running = self.taken()
         waiting = self.asked()
         closed = begun(self.turns.close(self.reason))
-        running.end()
+        over(running)
         self.assertIs(self.failureResultOf(waiting).value, self.reason)
         self.successResultOf(closed)
 
@@ -168,6 +193,6 @@ class CloseTests(TurnsCase):
         closed = begun(self.turns.close(self.reason))
         running.consume_with(consumer)
         self.assertEqual([type(reason) for reason in consumer.reasons], [Superseded])
-        running.end()
+        over(running)
         self.failureResultOf(waiting, Refused)
         self.successResultOf(closed)

@@ -214,7 +214,7 @@ class Server:
             clock.seconds,
             stall_s=60.0,
             retries=means.retries if get_retries else Retries(0, 0.0, clock, self.retried.append),
-            publishing=self.uploads.publishing if get_retries else None,
+            publishing=self.uploads.completion.publishing if get_retries else None,
             read=self.read.append,
             offloading=offloading,
         )

@@ -476,7 +476,7 @@ class PublishingTests(ServerTestCase):
 
     def publishing(self, server: Server) -> bool:
         """Whether the file is on its way to its name."""
-        return not Deferred.fromCoroutine(server.uploads.publishing(self.path(PATH))).called
+        return not Deferred.fromCoroutine(server.uploads.completion.publishing(self.path(PATH))).called
 
     def finish(self) -> None:
         while self.threads.jobs:

@@ -18,10 +18,11 @@ from hmacfs.access.slot import Slot
 from hmacfs.errors import Refused
 from hmacfs.storage.names import SlotPath
 from hmacfs.uploads.digests import StatedDigests
+from hmacfs.uploads.exchange import Hooks, Receipt
 from hmacfs.uploads.identity import UploadName
 from hmacfs.uploads.request import Append, UploadRequest
 from hmacfs.uploads.session import Superseded
-from hmacfs.uploads.uploads import Hooks, Receipt, Uploads
+from hmacfs.uploads.uploads import Uploads
 from hmacfs.web.answers import Answer, refusal
 from hmacfs.web.dialects.draftversions import Version, integer, names_any, upload_limit, version_of
 from hmacfs.web.dialects.sessions import cut_off, refuse_forms, stored_headers
@@ -123,6 +124,7 @@ class Draft:
     ) -> None:
         self._entrance = entrance
         self._uploads = uploads
+        self._ongoing = uploads.ongoing
         self._locate = locate
         self._now = now
         self._interim_responses = interim_responses
@@ -150,7 +152,7 @@ class Draft:
                 case b"PATCH":
                     return await self._append(exchange, name)
                 case b"DELETE":
-                    await self._uploads.give_up(name)
+                    await self._ongoing.give_up(name)
                     return Answer(204)
             raise Refused(405, "method-not-allowed", "An upload takes HEAD, PATCH, DELETE.", {"Allow": _ON_UPLOADS})
 
@@ -245,7 +247,7 @@ class Draft:
         asked = UploadRequest(exchange.length, None, None, digests, Append(offset, total, last=last))
         hooks = exchange.hooks(offset, None if exchange.length is None else offset + exchange.length)
         try:
-            receipt = await self._uploads.append(name, asked, request.body, hooks)
+            receipt = await self._ongoing.append(name, asked, request.body, hooks)
         except Refused as refused:
             if exchange.name is None and refused.reason in _INCONSISTENT and not version.replays:
                 raise _complete() from refused
@@ -259,15 +261,15 @@ class Draft:
     async def _invalidate(self, name: UploadName, offset: int, length: int | None) -> None:
         """Give the upload up, if it is true that its client has sent more than there is room for."""
         with contextlib.suppress(Refused):
-            progress = await self._uploads.look(name)
+            progress = await self._ongoing.look(name)
             if length is None or offset + length > progress.total:
-                await self._uploads.give_up(name)
+                await self._ongoing.give_up(name)
 
     async def _look(self, exchange: _Exchange, name: UploadName) -> Answer:
         version = exchange.version
         if version.lonely and names_any(exchange.request.requestHeaders, _FIELDS):
             raise Refused(400, "bad-upload-header", f"A HEAD has none of {', '.join(_FIELDS)}.")
-        progress = await self._uploads.look(name)
+        progress = await self._ongoing.look(name)
         exchange.request.notes.session = progress.token
         return Answer(
             204,

@@ -10,10 +10,11 @@ from twisted.logger import Logger
 from hmacfs.errors import Refused
 from hmacfs.storage.names import SlotPath
 from hmacfs.uploads.digests import repr_digest
+from hmacfs.uploads.exchange import Hooks, Progress, Receipt
 from hmacfs.uploads.identity import UploadName, check_token
 from hmacfs.uploads.request import UploadRequest
 from hmacfs.uploads.session import Superseded
-from hmacfs.uploads.uploads import Hooks, Progress, Receipt, Uploads
+from hmacfs.uploads.uploads import Uploads
 from hmacfs.web.answers import Answer
 from hmacfs.web.entrance import Entrance, body_length, header
 from hmacfs.web.fileheaders import entity_tag

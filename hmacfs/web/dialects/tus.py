@@ -17,10 +17,11 @@ from twisted.web.http import datetimeToString
 from hmacfs.errors import Refused
 from hmacfs.storage.names import SlotPath
 from hmacfs.uploads.digests import StatedDigests
+from hmacfs.uploads.exchange import Hooks, Receipt
 from hmacfs.uploads.identity import UploadName
 from hmacfs.uploads.request import Append, UploadRequest
 from hmacfs.uploads.session import Superseded
-from hmacfs.uploads.uploads import Hooks, Receipt, Uploads
+from hmacfs.uploads.uploads import Uploads
 from hmacfs.web.answers import Answer
 from hmacfs.web.dialects.sessions import cut_off, stored_headers
 from hmacfs.web.dialects.tusfields import ALGORITHMS, bad_header, parse_checksum, parse_metadata
@@ -50,6 +51,7 @@ class Tus:
     def __init__(self, entrance: Entrance, uploads: Uploads, locate: Callable[[UploadName], str]) -> None:
         self._entrance = entrance
         self._uploads = uploads
+        self._ongoing = uploads.ongoing
         self._locate = locate
 
     @property
@@ -88,7 +90,7 @@ class Tus:
                 case b"PATCH":
                     return await self._append(request, name)
                 case b"DELETE":
-                    await self._uploads.give_up(name)
+                    await self._ongoing.give_up(name)
                     return Answer(204)
             raise Refused(405, "method-not-allowed", "An upload takes HEAD, PATCH, DELETE.", {"Allow": _ON_UPLOADS})
 
@@ -120,7 +122,7 @@ class Tus:
         except Refused as refused:
             if names and refused.reason in _NOT_CREATED:
                 with contextlib.suppress(Refused):
-                    await self._uploads.give_up(names[0])
+                    await self._ongoing.give_up(names[0])
             raise
         headers = _receipt_headers(request, receipt)
         if not carries:
@@ -141,11 +143,11 @@ class Tus:
             append=Append(_number(request, "Upload-Offset")),
         )
         hooks = Hooks(named=lambda token, _name: setattr(request.notes, "session", token))
-        receipt = await self._uploads.append(name, asked, request.body, hooks)
+        receipt = await self._ongoing.append(name, asked, request.body, hooks)
         return Answer(204, _receipt_headers(request, receipt))
 
     async def _look(self, request: HmacfsRequest, name: UploadName) -> Answer:
-        progress = await self._uploads.look(name)
+        progress = await self._ongoing.look(name)
         request.notes.session = progress.token
         headers = {
             "Upload-Offset": str(progress.offset),
@@ -157,7 +159,7 @@ class Tus:
         if progress.expires is not None and progress.offset == progress.total:
             # The last request broke when every byte was here. A client that hears so takes its file for stored.
             nothing = UploadRequest(0, None, None, StatedDigests(), Append(progress.offset))
-            receipt = await self._uploads.append(name, nothing, None, Hooks())
+            receipt = await self._ongoing.append(name, nothing, None, Hooks())
             headers.update(stored_headers(request, receipt))
         elif progress.expires is not None:
             headers["Upload-Expires"] = _date(progress.expires)
