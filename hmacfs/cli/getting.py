@@ -17,9 +17,10 @@ from attrs import define, field
 from hmacfs.cli import arguments
 from hmacfs.cli.exchange import Broken, Reply, Server, network, read_reply
 from hmacfs.cli.output import FINE, Bar, Fault, Output, Usage
+from hmacfs.cli.pace import Pace
 from hmacfs.cli.patience import Patience
 from hmacfs.cli.targets import Pipe, Target, part_file
-from hmacfs.cli.transfers import Pace, add_transfer, patience, server, stated_sha256
+from hmacfs.cli.transfers import add_transfer, patience, server, stated_sha256
 
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})", re.ASCII)
 

@@ -8,13 +8,14 @@ import os
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import Factory, define, frozen
 
 from hmacfs.cli.arguments import size
 from hmacfs.cli.output import FAULT, FINE, Bar, Column, Output
+from hmacfs.cli.pace import Pace
 from hmacfs.cli.selecting import Selection, add_selectors
 from hmacfs.cli.storing import Stored, opened
 from hmacfs.keeping.index import Entry
@@ -156,33 +157,6 @@ class Findings:
         }
 
 
-class Throttle:
-    """Holds reading back to a rate.
-
-    :param bytes_per_s: 0 for any.
-    """
-
-    def __init__(
-        self,
-        bytes_per_s: int,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._bytes_per_s = bytes_per_s
-        self._clock = clock
-        self._sleep = sleep
-        self._began = clock()
-        self._read_bytes = 0
-
-    def wait(self, size_bytes: int) -> None:
-        """So much was read: wait until that is no more than the rate allows."""
-        self._read_bytes += size_bytes
-        if self._bytes_per_s:
-            ahead_s = self._read_bytes / self._bytes_per_s - (self._clock() - self._began)
-            if ahead_s > 0:
-                self._sleep(ahead_s)
-
-
 def _verify(options: argparse.Namespace) -> int:
     output = Output.of(options)
     # The daemon goes first.
@@ -190,10 +164,10 @@ def _verify(options: argparse.Namespace) -> int:
     with opened(options) as stored:
         selection = Selection.of(stored, options, output, all_of_them=True)
         total = sum(entry.size for entry in selection.entries())
-        findings, throttle = Findings(), Throttle(options.rate)
+        findings, pace = Findings(), Pace(options.rate or None)
         with output.progress("reading", total) as bar:
             for entry in selection.entries():
-                _verify_one(stored, entry, findings, throttle, output, bar)
+                _verify_one(stored, entry, findings, pace, output, bar)
     output.records([{"result": findings.as_json()}])
     output.say(
         f"{counted(findings.good, 'file is as it was', 'files are as they were')} uploaded;"
@@ -203,7 +177,7 @@ def _verify(options: argparse.Namespace) -> int:
     return FAULT if findings.bad or findings.unreadable else FINE
 
 
-def _verify_one(stored: Stored, entry: Entry, findings: Findings, throttle: Throttle, output: Output, bar: Bar) -> None:
+def _verify_one(stored: Stored, entry: Entry, findings: Findings, pace: Pace, output: Output, bar: Bar) -> None:
     try:
         found = stored.store.open_file(SlotPath.from_encoded(entry.path))
         if found is None:
@@ -212,7 +186,7 @@ def _verify_one(stored: Stored, entry: Entry, findings: Findings, throttle: Thro
             if found.facts.sha256 is None:
                 findings.without_digest += 1
                 bar.advance(entry.size)
-            elif _digest(found, throttle, bar) == found.facts.sha256:
+            elif _digest(found, pace, bar) == found.facts.sha256:
                 findings.good += 1
             else:
                 findings.bad += 1
@@ -222,7 +196,7 @@ def _verify_one(stored: Stored, entry: Entry, findings: Findings, throttle: Thro
         _tell(entry, "unreadable", error.strerror or str(error), output)
 
 
-def _digest(found: OpenFile, throttle: Throttle, bar: Bar) -> bytes:
+def _digest(found: OpenFile, pace: Pace, bar: Bar) -> bytes:
     digest, offset = hashlib.sha256(), 0
     # What comes from memory says nothing of the disk.
     os.posix_fadvise(found.fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -232,7 +206,7 @@ def _digest(found: OpenFile, throttle: Throttle, bar: Bar) -> bytes:
         os.posix_fadvise(found.fd, offset, len(data), os.POSIX_FADV_DONTNEED)
         offset += len(data)
         bar.advance(len(data))
-        throttle.wait(len(data))
+        pace.passed(len(data))
     return digest.digest()
 
 

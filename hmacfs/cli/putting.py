@@ -24,8 +24,9 @@ from attrs import define, field, frozen
 from hmacfs.cli import arguments
 from hmacfs.cli.exchange import Broken, Exchange, Reply, Server
 from hmacfs.cli.output import FINE, Bar, Fault, Output
+from hmacfs.cli.pace import Pace
 from hmacfs.cli.patience import Patience
-from hmacfs.cli.transfers import Pace, add_transfer, patience, server, stated_sha256
+from hmacfs.cli.transfers import add_transfer, patience, server, stated_sha256
 from hmacfs.units import human_size
 from hmacfs.uploads.digests import repr_digest
 

@@ -1,19 +1,17 @@
-"""What ``put`` and ``get`` have in common: their options, their pace, and digests as servers state them."""
+"""What ``put`` and ``get`` have in common: their options, and digests as servers state them."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from attrs import define, field
 from twisted.web.http_headers import Headers
 
 from hmacfs.cli import arguments
-from hmacfs.cli.exchange import CHUNK_BYTES, Server, Url
+from hmacfs.cli.exchange import Server, Url
 from hmacfs.cli.output import Fault, Usage
 from hmacfs.cli.patience import Patience
 from hmacfs.errors import Refused
@@ -21,9 +19,6 @@ from hmacfs.uploads.digests import StatedDigests
 
 #: Where a bearer token is looked for, so that it is neither in the list of processes nor in a shell's history.
 TOKEN_VARIABLE: Final = "HMACFS_TOKEN"  # noqa: S105 (its name, not its value)
-
-#: By how much a transfer that was slower for a moment may be faster afterwards.
-_MADE_UP_FOR_S: Final = 1.0
 
 
 def add_transfer(parser: argparse.ArgumentParser) -> None:
@@ -85,31 +80,6 @@ def _authorization(options: argparse.Namespace) -> dict[str, str]:
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise Usage(f"{where}: expected a bearer token.")
     return {"Authorization": f"Bearer {token}"}
-
-
-@define
-class Pace:
-    """Holds a transfer to a rate.
-
-    :ivar rate_bytes_s: ``None`` for as fast as it goes.
-    """
-
-    rate_bytes_s: int | None
-    #: When what was moved so far would have got through at that rate.
-    _through_at: float = field(factory=lambda: time.monotonic(), init=False)
-
-    @property
-    def chunk_bytes(self) -> int:
-        """What is moved at once: an eighth of a second's worth, so that it goes evenly."""
-        return CHUNK_BYTES if self.rate_bytes_s is None else max(1, min(CHUNK_BYTES, self.rate_bytes_s // 8))
-
-    def passed(self, size_bytes: int) -> None:
-        """So much was moved; sleep until it was not too early."""
-        if self.rate_bytes_s is not None:
-            now = time.monotonic()
-            # A break is no credit: what is made up for is that a chunk is late now and then.
-            self._through_at = max(self._through_at, now - _MADE_UP_FOR_S) + size_bytes / max(1, self.rate_bytes_s)
-            time.sleep(max(0.0, self._through_at - now))
 
 
 def stated_sha256(headers: Mapping[str, str]) -> bytes | None:

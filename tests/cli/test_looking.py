@@ -7,9 +7,6 @@ import json
 import os
 import time
 
-from twisted.trial.unittest import SynchronousTestCase
-
-from hmacfs.cli.looking import Throttle
 from tests.cli.storing import DAY_S, StoredTestCase
 
 
@@ -110,31 +107,3 @@ class VerifyTests(StoredTestCase):
         self.assertEqual(status, 1)
         self.assertIn("1 can't be read", out)
         self.assertIn("1 file is as it was", out)
-
-
-class ThrottleTests(SynchronousTestCase):
-    """Reading goes no faster than it may."""
-
-    def setUp(self) -> None:
-        self.now = 100.0
-        self.slept = 0.0
-
-    def sleep(self, seconds: float) -> None:
-        self.slept += seconds
-        self.now += seconds
-
-    def test_held_back(self) -> None:
-        throttle = Throttle(1000, lambda: self.now, self.sleep)
-        for _ in range(10):
-            throttle.wait(500)
-        self.assertAlmostEqual(self.slept, 5.0)
-
-    def test_slow_enough(self) -> None:
-        throttle = Throttle(1000, lambda: self.now, self.sleep)
-        self.now += 10
-        throttle.wait(5000)
-        self.assertEqual(self.slept, 0.0)
-
-    def test_no_rate(self) -> None:
-        Throttle(0, lambda: self.now, self.sleep).wait(10**12)
-        self.assertEqual(self.slept, 0.0)
