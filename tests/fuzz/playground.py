@@ -340,10 +340,10 @@ class Playground:
         must(not server.site.channels, "connections are left")
         must(server.site.in_flight == 0, "requests are left:", server.site.in_flight)
         must(len(server.uploads) == 0, "uploads are left:", len(server.uploads))
-        promised = cast(Any, server.uploads)._reservations.promised_bytes
+        promised = server.reservations.promised_bytes
         must(promised == 0, "room is still promised:", promised)
         must(cast(Any, server.entrance)._explaining == 0, "explanations are left")
-        must(not cast(Any, server.uploads)._publishing, "somebody still publishes")
+        must(not cast(Any, server.uploads.completion)._waiting, "somebody still publishes")
         calls = [call for call in self.clock.getDelayedCalls() if call.active()]
         must(not calls, "timers are left:", calls)
         if count_open_files() != self._files:

@@ -195,12 +195,13 @@ class Server:
         self.stop_state = database.stop
         self.state = SwitchedState(state or database)
         means = Means(clock, threads, Retries(retries, 1.0, clock, self.retried.append))
+        self.reservations = Reservations(free_bytes or (lambda: 1 << 40), min_free_bytes, clock, Circle().join())
         self.uploads = Uploads(
             store,
             cast(IUploadState, self.state),
             server_key(store.own_directory),
             means,
-            reservations=Reservations(free_bytes or (lambda: 1 << 40), min_free_bytes, clock, Circle().join()),
+            reservations=self.reservations,
             quotas=self._make_quotas(quota_limits or QuotaLimits()),
             now=clock.seconds,
             hash_all=hash_all,
